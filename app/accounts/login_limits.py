@@ -1,7 +1,6 @@
 """Limits on attempts to log in and sign up: leaky buckets, which all processes share through the database."""
 
 import hashlib
-import ipaddress
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -139,7 +138,8 @@ class LoginLimits:
     """Limits on passwords and sign-ups, which all processes share.
 
     An attempt is counted before its password is checked, so that concurrent attempts beyond the limit are not
-    checked at all. Raises TooManyAttempts, and the database's StorageUnavailable.
+    checked at all. `address` identifies the client: an IPv4 address, or a network of IPv6 addresses, because
+    one client has many of these. Raises TooManyAttempts, and the database's StorageUnavailable.
     """
 
     def __init__(self, limiter: RateLimiter) -> None:
@@ -156,30 +156,17 @@ class LoginLimits:
 
     async def count_sign_up(self, address: str) -> None:
         """Count an attempt to sign up from an address."""
-        await self._limiter.attempt(Bucket(_key("sign-up", network(address)), SIGN_UPS, SIGN_UP_WINDOW_S))
+        await self._limiter.attempt(Bucket(_key("sign-up", address), SIGN_UPS, SIGN_UP_WINDOW_S))
 
 
 def _buckets(email: str, address: str) -> tuple[Bucket, ...]:
-    site = network(address)
     return (
-        Bucket(_key("address", site), PER_ADDRESS, WINDOW_S),
-        Bucket(_key("pair", email, site), PER_PAIR, WINDOW_S),
-        Bucket(_key("account", email), PER_ACCOUNT, WINDOW_S, unless=_key("right", email, site)),
+        Bucket(_key("address", address), PER_ADDRESS, WINDOW_S),
+        Bucket(_key("pair", email, address), PER_PAIR, WINDOW_S),
+        Bucket(_key("account", email), PER_ACCOUNT, WINDOW_S, unless=_key("right", email, address)),
     )
 
 
 def _key(*words: str) -> str:
     """Return a hash of fixed length, so that the database does not reveal who logged in from where."""
     return hashlib.sha256("\n".join(words).encode(errors="surrogatepass")).hexdigest()
-
-
-def network(address: str) -> str:
-    """Return the IPv4 address, or the IPv6 network of 64 bits (RFC 4291 §2.5.4), that identifies a client."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address):
-        mapped = ip.ipv4_mapped
-        return str(mapped) if mapped else str(ipaddress.ip_network((ip, 64), strict=False))
-    return str(ip)

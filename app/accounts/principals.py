@@ -12,7 +12,7 @@ from cachetools import TTLCache
 
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
 from app.accounts.links import LinkKind, LinkSigner, looks_signed
-from app.accounts.login_limits import MAX_STORED, LoginLimits, RateLimiter, network
+from app.accounts.login_limits import MAX_STORED, LoginLimits, RateLimiter
 from app.accounts.models import (
     Account,
     Link,
@@ -193,7 +193,7 @@ class Authenticator:
         Takes as long for an unknown account as for a wrong password, so that timing reveals no accounts.
         """
         # Without the address, one that has reached its limit could go on guessing until it hits the cache.
-        message = f"{network(address)}\n{email}\n{password}"
+        message = f"{address}\n{email}\n{password}"
         digest = hmac.digest(self._key, message.encode(errors="surrogatepass"), "sha256")
         for _ in range(2):
             correct = await self._correct.get(digest, lambda: self._verify(email, password, address))

@@ -14,6 +14,7 @@ from pydantic import ByteSize
 
 from app import logs
 from app.database.doctor_checks import DatabaseStatus, FolderStatus, probe_databases, probe_folder
+from app.http.addresses import is_loopback_host
 from app.server.connection_limits import connections_within
 from app.settings import EnvFile, Settings, env_file, read, unknown
 from app.storage.types import RESERVED
@@ -57,13 +58,6 @@ _COHERENT = {"lookupcache=none", "noac"}
 _NO_BARRIERS = {"nobarrier", "barrier=0", "fsync=nobarrier", "nosync"}
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_private(host: str) -> bool:
     """Return whether a host is in a private network, as far as its name or address shows."""
     try:
@@ -87,13 +81,13 @@ _Rule = tuple[Level, Callable[[Settings], bool], str]
 RULES: tuple[_Rule, ...] = (
     (
         Level.FIX,
-        lambda s: s.access == "loopback" and not _is_loopback(s.host),
+        lambda s: s.access == "loopback" and not is_loopback_host(s.host),
         "SEEKABLE_HOST is not a loopback address, but SEEKABLE_ACCESS is loopback: `seekable serve` refuses "
         "to start. Set SEEKABLE_ACCESS=accounts, or open.",
     ),
     (
         Level.NOTE,
-        lambda s: s.access == "open" and not _is_loopback(s.host),
+        lambda s: s.access == "open" and not is_loopback_host(s.host),
         "SEEKABLE_ACCESS=open: everyone who can reach SEEKABLE_HOST may upload and delete. To require an "
         "account, set SEEKABLE_ACCESS=accounts.",
     ),
@@ -105,7 +99,7 @@ RULES: tuple[_Rule, ...] = (
     ),
     (
         Level.NOTE,
-        lambda s: s.access == "accounts" and not _is_loopback(s.host) and s.base_url is None,
+        lambda s: s.access == "accounts" and not is_loopback_host(s.host) and s.base_url is None,
         "Accounts without SEEKABLE_BASE_URL=https://…: over plain http, passwords are sent unencrypted. "
         "Beyond a private network, put a proxy in front of the server.",
     ),
@@ -129,7 +123,7 @@ RULES: tuple[_Rule, ...] = (
     ),
     (
         Level.NOTE,
-        lambda s: s.base_url is not None and not _is_loopback(s.host) and not _are_set("trusted_proxies")(s),
+        lambda s: s.base_url is not None and not (is_loopback_host(s.host) or _are_set("trusted_proxies")(s)),
         "SEEKABLE_BASE_URL without SEEKABLE_TRUSTED_PROXIES: all clients of a proxy on another machine count "
         "as one address. Set SEEKABLE_TRUSTED_PROXIES to the proxy's address or network.",
     ),

@@ -16,6 +16,7 @@ from app.cli.doctor import IGNORES_CASE
 from app.database import open_accounts, prepare_database
 from app.database.doctor_checks import ignores_case
 from app.database.open_library import is_read_only
+from app.http.addresses import is_loopback_host
 from app.server.listen import activated_listeners, listen, listener_url, reachable
 from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load
@@ -98,9 +99,7 @@ def _listeners(
 
 
 def _check_host(host: str, settings: Settings) -> None:
-    from app.resources.middleware.host_guard import is_loopback  # noqa: PLC0415
-
-    if settings.access == "loopback" and host != "localhost" and not is_loopback(host):
+    if settings.access == "loopback" and not is_loopback_host(host):
         raise ConfigurationError(
             f"Everyone who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=accounts to require "
             "an account, or open to allow that, or listen on 127.0.0.1."

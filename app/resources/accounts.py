@@ -23,7 +23,7 @@ from app.resources.dependencies import (
 )
 from app.resources.errors import BEARER, Problem, error_response, problems
 from app.resources.middleware.host_guard import BASE_URL_HINT, is_from_our_page
-from app.resources.request_body import body, body_schema, client_address, is_json, read_fields, validate
+from app.resources.request_body import body, body_schema, client_key, is_json, read_fields, validate
 from app.resources.ui import accepts_html, https_notice, page
 from app.storage.types import SHARED
 
@@ -122,7 +122,7 @@ async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep
     try:
         fields = await _read_form(request, NewAccount, shown)
         account = await accounts.service.sign_up(
-            fields.email, fields.password, invite=fields.invite or None, address=client_address(request)
+            fields.email, fields.password, invite=fields.invite or None, address=client_key(request)
         )
     except (AccountError, BodyError) as error:
         if is_json(request):
@@ -147,7 +147,7 @@ async def login(request: Request, services: ServicesDep, accounts: AccountsDep) 
     try:
         fields = await _read_form(request, LoginForm, shown)
         principal = await accounts.service.authenticator.by_password(
-            fields.email, fields.password, client_address(request)
+            fields.email, fields.password, client_key(request)
         )
     except (AccountError, BodyError) as error:
         if is_json(request):
@@ -267,7 +267,7 @@ async def change_password(
 ) -> Response:
     """Change the password. All sessions end; the browser that sends this gets a new one."""
     account = await accounts.service.change_password(
-        principal, change.password, change.new_password, address=client_address(request)
+        principal, change.password, change.new_password, address=client_key(request)
     )
     response = Response(status_code=204)
     if session_cookies.read(request, services.base_url):
@@ -312,7 +312,7 @@ async def delete_account(
     # Before the password: a client that may not keep the files gets 403 whatever else its body contains.
     keep = await _destination(services, accounts, principal.account) if choices.keep_files else None
     password = validate(Deletion, fields).password
-    await accounts.service.delete_account(principal, password, address=client_address(request), keep=keep)
+    await accounts.service.delete_account(principal, password, address=client_key(request), keep=keep)
     accounts.account_deletion.start_soon()
     return _logged_out(request, services)
 

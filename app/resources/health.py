@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.accounts.errors import AccountError
+from app.http.addresses import is_loopback
 from app.resources.dependencies import Services, ServicesDep
 from app.resources.errors import problem_response, problems
-from app.resources.middleware.host_guard import is_loopback
 from app.resources.request_body import client_address
 from app.storage.errors import StorageError, StorageUnavailable
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
+from app.http.addresses import client_network
 from app.http.errors import BadForm, BadPatch, BodyError, TooLarge, UnsupportedForm
 from app.http.grammar import value_without_parameters
 
@@ -136,6 +137,11 @@ async def bounded(request: Request, limit: int, error: Exception) -> bytes:
 def client_address(request: HTTPConnection) -> str:
     """Return the IP address of the client; "" on a Unix socket."""
     return request.client.host if request.client else ""
+
+
+def client_key(request: HTTPConnection) -> str:
+    """Return the address or network by which attempts of the client to log in are counted."""
+    return client_network(client_address(request))
 
 
 async def _once(content: bytes) -> AsyncGenerator[bytes, None]:

@@ -8,11 +8,11 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from app.http.addresses import is_loopback_host
 from app.resources.middleware.host_guard import (
     SAFE_METHODS,
     hostname,
     is_from_our_page,
-    is_loopback,
     is_own_origin,
 )
 
@@ -75,7 +75,7 @@ def is_dropped(headers: Headers, *, scheme: str, base_url: str | None) -> bool:
     if base.scheme != "https" or scheme == "https":
         return False
     host = headers.get("host", "").lower()
-    is_local = hostname(host) == "localhost" or is_loopback((hostname(host) or "").strip("[]"))
+    is_local = is_loopback_host(hostname(host) or "")
     if may_be_secure(headers) and not is_local:
         return False
     is_declared = "x-forwarded-proto" in headers or "forwarded" in headers  # a proxy declares http

@@ -1,11 +1,9 @@
 """Limits on open connections, per peer and in total. Pure."""
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
 
-from app.server.forwarded import LOOPBACK, address_matcher
+from app.http.addresses import LOOPBACK, address_matcher, client_network
 
 RESERVED_DESCRIPTORS = 256
 """File descriptors reserved for databases, stored files and the process itself."""
@@ -33,7 +31,7 @@ class ConnectionLimits:
         """Count a new connection and return None, or return the reason why it exceeds a limit."""
         if self._total is not None and self.open_total >= self._total:
             return "Too many connections are open."
-        peer = peer_of(address)
+        peer = client_network(address)
         if self.open_by_peer[peer] >= self._per_peer and not self._is_exempt(address):
             return f"At most {self._per_peer} connections of one address may be open."
         self.open_by_peer[peer] += 1
@@ -42,20 +40,8 @@ class ConnectionLimits:
 
     def release(self, address: str) -> None:
         """Count the end of a connection that `acquire` counted."""
-        peer = peer_of(address)
+        peer = client_network(address)
         self.open_total -= 1
         self.open_by_peer[peer] -= 1
         if not self.open_by_peer[peer]:
             del self.open_by_peer[peer]
-
-
-@lru_cache(1024)
-def peer_of(address: str) -> str:
-    """Return the key of a peer: its IPv4 address, or its IPv6 network of 64 bits (RFC 4291 §2.5.4)."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
-    return str(ip)

@@ -3,10 +3,10 @@
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import lru_cache, partial
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
+
+from app.http.addresses import AddressMatcher, address_matcher, is_loopback
 
 Headers = Collection[tuple[bytes, bytes]]
 Client = tuple[str, int]
@@ -14,12 +14,6 @@ Client = tuple[str, int]
 
 UNKNOWN = "unknown"
 """The address of the client when Forwarded is malformed (RFC 7239 §6.2): not a loopback address."""
-
-LOOPBACK = ("127.0.0.0/8", "::1")
-"""The networks of this machine."""
-
-MAX_ADDRESS = 64
-"""Maximum length of an address, in characters."""
 
 _SCHEMES = frozenset({"http", "https", "ws", "wss"})
 
@@ -38,38 +32,8 @@ _PAIR = re.compile(
 )
 _HOST_PORT = re.compile(r"\[([^\]]*)\](?::(.*))?|([^:]*)(?::([^:]*))?")
 
-AddressMatcher = Callable[[str], bool]
-
 _FOR, _PROTO, _FORWARDED = b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"
 _FIELDS = frozenset((_FOR, _PROTO, _FORWARDED))
-
-
-def address_matcher(networks: Sequence[str]) -> AddressMatcher:
-    # A partial of a module-level function: `--reload` pickles the configuration that contains it.
-    return partial(_matches, tuple(networks))
-
-
-def _matches(networks: tuple[str, ...], text: str) -> bool:
-    return len(text) <= MAX_ADDRESS and _is_in_networks(networks, text)
-
-
-@lru_cache(4096)
-def _is_in_networks(networks: tuple[str, ...], text: str) -> bool:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
-    return any(address in network for network in _parsed(networks))
-
-
-@lru_cache
-def _parsed(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(network) for network in networks)
-
-
-_is_loopback = address_matcher(LOOPBACK)
 
 
 def forwarded_client(headers: Headers, is_trusted: AddressMatcher) -> tuple[Client | None, str | None]:
@@ -89,7 +53,7 @@ def forwarded_client(headers: Headers, is_trusted: AddressMatcher) -> tuple[Clie
     hops = [_client(address) for address in addresses.split(",") if address.strip(" \t")]
     client = _nearest(hops, is_trusted) if hops else None
     scheme = _scheme(schemes.partition(",")[0])
-    is_near = client is None or is_trusted(client[0]) or _is_loopback(client[0])
+    is_near = client is None or is_trusted(client[0]) or is_loopback(client[0])
     if elements and (is_near or scheme is None):
         other, other_scheme = _of_forwarded(elements, is_trusted)
         if is_near and other is not None and not is_trusted(other[0]):

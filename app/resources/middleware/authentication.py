@@ -22,7 +22,7 @@ from app.resources import docs, session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
 from app.resources.errors import EXPECTED_ERRORS, error_response
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
-from app.resources.request_body import client_address
+from app.resources.request_body import client_key
 from app.resources.ui import accepts_html, error_page
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, normalize_folder
@@ -126,7 +126,7 @@ async def _authenticated(request: HTTPConnection, method: str, services: Service
             return await _by_link(authenticator, route_path(request.scope), query)
     authorization = request.headers.getlist("authorization")
     if authorization:
-        return await _by_authorization(authenticator, authorization, client_address(request))
+        return await _by_authorization(authenticator, authorization, client_key(request))
     secret = session_cookies.read(request, services.base_url)
     if secret is None:
         raise NotSignedIn("This needs an account. Log in, or send a password or a token.")

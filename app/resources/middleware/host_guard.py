@@ -1,6 +1,5 @@
 """The first check of every request: its peer, its Host, and the site of the page that sent it."""
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from starlette.middleware import cors
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.http.addresses import is_loopback
 from app.resources.errors import problem_response
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -76,7 +76,7 @@ class HostGuard:
             raise RequestRefused(
                 501, "The server supports neither CONNECT nor an upgrade with a body.", close=True
             )
-        if not self.any_peer and not is_loopback(peer):
+        if not self.any_peer and not is_loopback(peer or ""):
             raise RequestRefused(
                 403, "Only this machine may connect. To admit others, set SEEKABLE_ACCESS=open."
             )
@@ -175,15 +175,6 @@ def hostname(host: str) -> str | None:
     """Return a Host without its port, in lower case (RFC 9110 §7.2); None if it is malformed."""
     match = _HOST.fullmatch(host.strip().lower())
     return match[1].rstrip(".") if match else None
-
-
-@lru_cache(1024)
-def is_loopback(address: str | None) -> bool:
-    try:
-        ip = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 class HostGuardMiddleware:

@@ -24,6 +24,7 @@ from app.accounts.login_limits import (
     PER_ACCOUNT,
     PER_ADDRESS,
     PER_PAIR,
+    SIGN_UPS,
     WINDOW_S,
     LoginLimits,
     RateLimiter,
@@ -34,8 +35,17 @@ from app.accounts.store import AccountStore
 from app.database import open_accounts
 from app.settings import Settings
 from app.storage.workers import BoundedPool
-from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
-from tests.support import each_backend
+from tests.http.accounts.conftest import (
+    NUMBERS,
+    PASSWORD,
+    AccountServer,
+    User,
+    basic,
+    bearer,
+    browser,
+    run_account_server,
+)
+from tests.support import NewLibrary, each_backend
 
 Browsers = Callable[[], httpx.Client]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -184,17 +194,30 @@ def test_password_matches_in_any_unicode_normalization() -> None:
     assert passwords.match(passwords.hash("caf\u00e9 caf\u00e9"), "cafe\u0301 cafe\u0301")
 
 
-def test_ipv6_network_counts_as_one_address(limits: CountedLimits) -> None:
+def test_ipv6_network_counts_as_one_address(tmp_path: Path, new_library: NewLibrary) -> None:
     """A home network has at least 2⁶⁴ addresses."""
-    for number in range(PER_PAIR):
-        limits.count_attempt("anna@example.org", f"2001:db8:0:1::{number:x}")
-    with pytest.raises(TooManyAttempts):
-        limits.count_attempt("anna@example.org", "2001:db8:0:1:ffff::1")
-    limits.count_attempt("anna@example.org", "2001:db8:0:2::1")
-    for number in range(PER_PAIR):
-        limits.count_attempt("anna@example.org", ["::ffff:192.0.2.1", "192.0.2.1"][number % 2])
-    with pytest.raises(TooManyAttempts):
-        limits.count_attempt("anna@example.org", "192.0.2.1")
+    settings = {"trusted_proxies": "127.0.0.1"}
+    with run_account_server(tmp_path, new_library(), **settings) as account_server:
+        user = account_server.new_user()
+
+        def status(address: str, headers: dict[str, str]) -> int:
+            headers = {**headers, "x-forwarded-for": address}
+            return account_server.request("GET", "/files", headers=headers).status_code
+
+        wrong = basic(user.email, "wrong")
+        for number in range(PER_PAIR):
+            assert status(f"2001:db8:0:1::{number:x}", wrong) == 401
+        assert status("2001:db8:0:1:ffff::1", wrong) == 429
+        assert status("2001:db8:0:2::1", basic(user.email)) == 200
+        for number in range(PER_PAIR):
+            assert status(["::ffff:192.0.2.1", "192.0.2.1"][number % 2], wrong) == 401
+        assert status("192.0.2.1", wrong) == 429
+        # Sign-ups have a limit of their own, by the same networks.
+        body = {"email": user.email, "password": "not mine"}
+        for number in range(SIGN_UPS + 1):
+            headers = {"x-forwarded-for": f"2001:db8:0:1::{number:x}"}
+            signing_up = account_server.request("POST", "/sign-up", json=body, headers=headers)
+            assert signing_up.status_code == (409 if number < SIGN_UPS else 429)
 
 
 def test_account_limit_applies_across_addresses(limits: CountedLimits) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.server.connection_limits import ConnectionLimits, connections_within, peer_of
+from app.server.connection_limits import ConnectionLimits, connections_within
 
 
 @pytest.mark.parametrize(
@@ -11,21 +11,6 @@ from app.server.connection_limits import ConnectionLimits, connections_within, p
 )
 def test_connections_within_scales_with_descriptors(descriptors: int, connections: int) -> None:
     assert connections_within(descriptors) == connections
-
-
-@pytest.mark.parametrize(
-    ("address", "peer"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-    ],
-)
-def test_peer_of_groups_ipv6_addresses_by_64(address: str, peer: str) -> None:
-    assert peer_of(address) == peer
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from app.server.forwarded import address_matcher, forwarded_client
+from app.http.addresses import address_matcher
+from app.server.forwarded import forwarded_client
 
 TRUSTS = address_matcher(["127.0.0.1", "::1", "10.0.0.0/8", "2001:db8:1::/48"])
 CLIENT, PROXY = "203.0.113.9", "10.0.0.1"
@@ -95,13 +96,6 @@ def test_client_is_the_last_address_that_is_not_a_trusted_proxy(
 @pytest.mark.parametrize(("lines", "scheme"), SCHEMES, ids=lambda value: str(value)[:60])
 def test_scheme_is_that_of_the_client_element(lines: tuple[str, ...], scheme: str | None) -> None:
     assert forwarded_of(lines)[1] == scheme
-
-
-def test_trusting_matches_addresses_by_network() -> None:
-    for trusted in ("127.0.0.1", "10.255.0.1", "::1", "2001:db8:1::2", "::ffff:10.1.2.3"):
-        assert TRUSTS(trusted)
-    for other in ("", "11.0.0.1", "127.0.0.2", "localhost", "10.0.0.1:80", "2001:db8:2::1", "1" * 10_000):
-        assert not TRUSTS(other)
 
 
 @pytest.mark.parametrize("value", ["for=" + '"' * 30_000, "a=b;" * 15_000, ";" * 60_000, 'a="\\"' * 12_000])
