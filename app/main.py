@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("seekable"),
         description="Upload a film, play it anywhere, seek to any byte.",
         lifespan=_lifespan(settings),
+        openapi_url=None,  # docs.router has it, and the docs
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

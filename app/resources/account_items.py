@@ -18,10 +18,11 @@ from app.resources.dependencies import (
     no_store,
 )
 from app.resources.errors import problems
+from app.resources.rendering import JSON
 from app.resources.request_body import InvalidFields, body, body_schema
 from app.storage.types import Key, normalize_folder
 
-router = APIRouter(tags=["accounts"], dependencies=[Depends(no_store)])
+router = APIRouter(tags=["accounts"], dependencies=[Depends(no_store)], default_response_class=JSON)
 
 
 def _whole_seconds(value: object) -> int:

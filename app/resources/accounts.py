@@ -23,11 +23,12 @@ from app.resources.dependencies import (
 )
 from app.resources.errors import BEARER, Problem, error_response, problems
 from app.resources.middleware.host_guard import BASE_URL_HINT, is_from_our_page
+from app.resources.rendering import JSON
 from app.resources.request_body import body, body_schema, client_key, is_json, read_fields, validate
 from app.resources.ui import accepts_html, https_notice, page
 from app.storage.types import SHARED
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(tags=["accounts"], default_response_class=JSON)
 
 
 class Credentials(BaseModel):
@@ -193,7 +194,7 @@ async def _logged_in(
     response: Response
     if is_json(request):
         info = await _info(services, accounts, account)
-        response = Response(info.model_dump_json(), status, media_type="application/json")
+        response = JSON(info, status)
     else:
         response = RedirectResponse(_local_target(request, target), 303)
     await _begin_session(request, response, services, accounts, account)
@@ -247,7 +248,7 @@ async def account(services: ServicesDep, accounts: AccountsDep, principal: Accou
     """The account of the caller."""
     info = await _info(services, accounts, principal.account)
     headers = {"cache-control": "private, no-cache"}
-    return Response(info.model_dump_json(), headers=headers, media_type="application/json")
+    return JSON(info, headers=headers)
 
 
 @router.post(

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from app.resources.dependencies import base_path
+from app.resources.rendering import JSON
 
 
 class StaticAssets:
@@ -52,6 +53,16 @@ PUBLIC_PATHS = ("/favicon.ico", "/login", "/sign-up", "/health", "/health/live",
 
 router = APIRouter(include_in_schema=False)
 router.include_router(ASSETS.router)
+
+
+@router.head("/openapi.json")
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document, whose operations lie below the path that a proxy puts this server below."""
+    document, root = request.app.openapi(), request.scope.get("root_path", "")
+    if root:
+        document = {**document, "servers": [{"url": root}]}
+    return JSON(document, headers={"cache-control": "no-cache"})
 
 
 @router.head("/docs")

@@ -17,6 +17,7 @@ from app.events import connections
 from app.http import errors as bodies
 from app.http.ranges import RangeNotSatisfiable
 from app.library.quotas import QuotaExceeded
+from app.resources.rendering import JSON
 from app.resources.request_body import MERGE_PATCH, InvalidFields
 from app.storage import errors as storage
 
@@ -87,9 +88,8 @@ class Problem(BaseModel):
 def problem_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     # A rejected name may contain lone surrogates, which JSON cannot.
     printable = detail.encode(errors="backslashreplace").decode()
-    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=printable)
-    return Response(
-        body.model_dump_json(),
+    return JSON(
+        Problem(title=HTTPStatus(status).phrase, status=status, detail=printable),
         status,
         headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
         media_type="application/problem+json",

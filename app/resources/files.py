@@ -28,6 +28,7 @@ from app.resources.dependencies import (
     require_writable,
 )
 from app.resources.errors import problems
+from app.resources.rendering import JSON
 from app.resources.request_body import (
     MERGE_PATCH,
     bounded,
@@ -89,7 +90,7 @@ class Receipt(BaseModel):
     """The response to a token that may write and not read."""
 
     path: str
-    etag: str | None = None
+    etag: str | None = Field(None, exclude_if=lambda etag: etag is None)
     """The version, without quotes; only of an upload. That of a moved file could be the SHA-256 of bytes
     that another caller sent."""
 
@@ -249,12 +250,12 @@ def _created(request: Request, services: Services, info: FileInfo, principal: Pr
     base = base_url(request, services.base_url)
     if is_write_only(principal):
         location = file_url(base, info.key)
-        content = Receipt(path=info.key.path, etag=info.etag).model_dump_json()
+        content: StoredFile | Receipt = Receipt(path=info.key.path, etag=info.etag)
     else:
-        file = StoredFile.of(info, base, owner_of(principal))
-        location, content = file.url, file.model_dump_json()
+        content = StoredFile.of(info, base, owner_of(principal))
+        location = content.url
     headers = {"location": location, **_version(info, principal)}
-    return Response(content, 201, headers=headers, media_type="application/json")
+    return JSON(content, 201, headers=headers)
 
 
 def _version(info: FileInfo, principal: Principal | None) -> dict[str, str]:
@@ -308,18 +309,13 @@ async def move_file(
     target = renamed_key(key, await bounded(request, MAX_PATCH_BYTES, too_large))
     if is_write_only(principal):
         info = await _move_blindly(services, key, target)
-        receipt = Receipt(path=info.key.path).model_dump_json(exclude_none=True)
-        return Response(receipt, media_type="application/json")
+        return JSON(Receipt(path=info.key.path))
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)
     file = StoredFile.of(info, base_url(request, services.base_url), owner_of(principal))
     # The ETag is that of the resource at Content-Location (RFC 5789 §2.1).
-    return Response(
-        file.model_dump_json(),
-        headers={"content-location": file.url, "etag": f'"{info.etag}"'},
-        media_type="application/json",
-    )
+    return JSON(file, headers={"content-location": file.url, "etag": f'"{info.etag}"'})
 
 
 async def _move_blindly(services: Services, key: Key, target: Key) -> FileInfo:

@@ -12,6 +12,7 @@ from app.accounts.errors import AccountError
 from app.http.addresses import is_loopback
 from app.resources.dependencies import Services, ServicesDep
 from app.resources.errors import problem_response, problems
+from app.resources.rendering import JSON
 from app.resources.request_body import client_address
 from app.storage.errors import StorageError, StorageUnavailable
 
@@ -20,7 +21,7 @@ VERSION = version("seekable")  # read once: it would take longer than the rest o
 
 _PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], default_response_class=JSON)
 
 
 class Health(BaseModel):

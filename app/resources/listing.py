@@ -15,6 +15,7 @@ from app.http.media_types import canonical
 from app.resources.dependencies import Flag, LibraryDep, PrincipalDep, ServicesDep, base_url, owner_of
 from app.resources.errors import problems
 from app.resources.files import StoredFile
+from app.resources.rendering import JSON
 from app.storage.errors import StorageError
 from app.storage.types import MAX_FOLDERS, Listing, Page, Sort, normalize_folder
 
@@ -101,7 +102,7 @@ async def list_files(
         next_cursor=page.next_cursor,
     )
     # Serialised here: FastAPI would validate all of it again, and block the event loop meanwhile.
-    return Response(files.model_dump_json(), headers=headers, media_type="application/json")
+    return JSON(files, headers=headers)
 
 
 async def listing_response(

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def encode_problem_response(status: HTTPStatus, detail: str, request_id: str) -> bytes:
     """Return a complete response with a problem document (RFC 9457) and `Connection: close`."""
-    body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
+    body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode() + b"\n"
     head = (
         f"HTTP/1.1 {status:d} {status.phrase}\r\n"
         f"date: {formatdate(usegmt=True)}\r\n"

@@ -279,3 +279,30 @@ def test_assets_route_serves_only_assets(http: httpx.Client, send_request: SendR
         response = send_request("GET", release[1] + target)
         assert response.status_code in (400, 404), target
         assert "immutable" not in response.headers.get("cache-control", "")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/openapi.json", 200),
+        ("GET", "/health", 200),
+        ("GET", "/health/ready", 200),
+        ("GET", "/files?folder=none", 200),
+        ("PUT", "/files/{folder}/new.txt", 201),
+        ("GET", "/files/none", 404),
+        ("GET", "/none", 404),
+        ("PUT", "/files/%00", 400),
+        ("POST", "/health", 405),
+        ("GET", "/files?limit=x", 422),
+        ("CONNECT", "example.org:80", 501),  # a response of the server, not of the application
+        ("GET / x", "/", 400),
+    ],
+)
+def test_json_ends_with_newline(
+    send_request: SendRequest, folder: str, method: str, target: str, status: int
+) -> None:
+    response = send_request(method, target.format(folder=folder))
+    assert response.status_code == status
+    assert response.content.endswith(b"}\n")
+    assert int(response.headers["content-length"]) == len(response.content)
+    assert response.json()
