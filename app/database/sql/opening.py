@@ -1,6 +1,7 @@
 """Opens SQL databases and migrates their schema."""
 
 from contextlib import ExitStack
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,7 @@ def _database(url: URL, busy_timeout_ms: int, outcome_timeout_s: float) -> Datab
     if url.drivername in _SQLITE and url.database not in (None, "", ":memory:"):
         return Sqlite(url, busy_timeout_ms=busy_timeout_ms)
     if url.drivername in _POSTGRESQL and url.database:
+        _load_driver()
         # Imported here, so that a server on SQLite does not load psycopg.
         from app.database.sql.postgresql import Postgresql  # noqa: PLC0415
 
@@ -56,6 +58,17 @@ def _database(url: URL, busy_timeout_ms: int, outcome_timeout_s: float) -> Datab
         "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor "
         "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
     )
+
+
+def _load_driver() -> None:
+    """Import psycopg. Raises ConfigurationError if it, or the C library that it needs, is not installed."""
+    try:
+        import_module("psycopg")
+    except ImportError:
+        raise ConfigurationError(
+            "SEEKABLE_DATABASE_URL names PostgreSQL, and its driver is not installed. Install the extra: "
+            "pip install 'seekable[postgresql]', or in a checkout: make run EXTRAS=postgresql."
+        ) from None
 
 
 def alembic_config() -> Config:

@@ -89,11 +89,12 @@ def test_every_installed_package_has_a_hash() -> None:
         assert all("--hash=sha256:" in rest for rest in locked_packages(lock).values())
 
 
-@pytest.mark.parametrize("lock", ["deploy/image.lock", "deploy/build.lock"])
-def test_image_has_versions_of_tested_lock_file(lock: str) -> None:
+@pytest.mark.parametrize("lock", ["default", "postgresql", "build"])
+def test_installed_versions_are_those_of_tests(lock: str) -> None:
     """If this fails, run `make lock`."""
-    assert locked_packages(lock)
-    assert locked_packages(lock).items() <= locked_packages("requirements.lock").items()
+    locked, tested = locked_packages(f"locks/{lock}.lock"), locked_packages("locks/dev.lock")
+    assert locked
+    assert locked.items() <= tested.items()
 
 
 def test_image_has_dependencies_of_program_and_no_test_packages() -> None:
@@ -101,7 +102,8 @@ def test_image_has_dependencies_of_program_and_no_test_packages() -> None:
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
     assert dependencies is not None
     names = {re.split(r"[\[>=]", name)[0] for name in re.findall(r'"(\S+)"', dependencies[1])}
-    locked = locked_packages("deploy/image.lock").keys()
+    names |= {"psycopg", "psycopg-binary"}
+    locked = locked_packages("locks/postgresql.lock").keys()
     assert {name.split("[")[0] for name in names} <= {name.split("[")[0] for name in locked}
     assert not {"pytest", "ruff", "mypy", "hatchling", "playwright"} & locked
 

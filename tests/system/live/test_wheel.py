@@ -1,10 +1,14 @@
 """An installed wheel, with its migrations and assets, works from any folder."""
 
 import os
+import re
 import sqlite3
 import sys
 import sysconfig
 import venv
+from contextlib import suppress
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -34,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment with the wheel, and with the dependencies of this environment."""
+    """The bin folder of an environment with the wheel and its default dependencies, without any extra."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment)
     python = environment / "bin" / "python"
@@ -47,12 +51,23 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = Path(
         run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
     )
-    # Python searches this folder last, and ignores its .pth files, which name the checkout.
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    for entry in default_packages():
+        (packages / entry.name).symlink_to(entry)
     where = run(python, "-P", "-c", "import app.main, sys; print(app.main.__file__, *sys.path)").stdout
     assert where.startswith(str(packages / "app"))
     assert str(CHECKOUT) not in [os.path.realpath(path) for path in where.split()]
     return environment / "bin"
+
+
+def default_packages() -> set[Path]:
+    """Return the modules and packages of this environment that locks/default.lock lists."""
+    entries = set()
+    lock = (CHECKOUT / "locks" / "default.lock").read_text()
+    for name in re.findall(r"^([\w.-]+)(?:\[.*\])?==", lock, re.MULTILINE):
+        with suppress(PackageNotFoundError):  # a package for other systems
+            for file in metadata.files(name) or ():
+                entries.add(Path(sysconfig.get_path("purelib"), file.parts[0]))
+    return {entry for entry in entries if entry.name not in ("..", "__pycache__")}
 
 
 @pytest.fixture
@@ -118,3 +133,15 @@ def test_installed_command_prints_version(wheel: Path, installed: Path) -> None:
     assert (
         run(installed / "seekable", "--version").stdout == f"seekable, version {wheel.name.split('-')[1]}\n"
     )
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_missing_driver_is_one_sentence_with_remedy(
+    installed: Path, empty_folder: Path, command: str
+) -> None:
+    database = {"SEEKABLE_DATABASE_URL": "postgresql://127.0.0.1:1/films"}
+    with program(empty_folder, installed / "seekable", command, **database) as running:
+        assert running.process.wait(30) == 1
+        (line,) = running.log().splitlines()
+    assert "pip install 'seekable[postgresql]'" in line
+    assert "make run EXTRAS=postgresql" in line
