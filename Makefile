@@ -12,7 +12,7 @@ HELM    := $(VENV)/.helm
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-gridfs check test soak bench lint format lock build clean
+.PHONY: help install run run-gridfs check test soak bench lint format lock docs build clean
 .SUFFIXES:
 
 help: ## list these targets
@@ -68,6 +68,10 @@ lock: $(DEV) ## update all lock files from pyproject.toml (ARGS=--upgrade)
 	printf 'hatchling\neditables\n' | $(PART) --python-version 3.11 --output-file locks/build.lock -
 	$(PART) --no-deps --python-version 3.12 $(ARGS) --output-file tests/system/k8s/requirements.lock tests/system/k8s/requirements.in
 	@! grep -nE '://|file:|^-|@ ' locks/*.lock tests/system/k8s/requirements.lock
+
+docs: $(DEV) ## build docs/ as a site in build/docs
+	$(BIN)/properdocs build --strict --quiet
+	@echo build/docs/index.html
 
 build: $(DEV) ## build a wheel in dist/
 	rm -rf dist

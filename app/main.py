@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         routes=routes(accounts=has_accounts, metrics=settings.metrics),
         title="Seekable",
         version=version("seekable"),
-        description="Upload a film, play it anywhere, seek to any byte.",
+        description="Upload a film, play it anywhere, seek to any byte. See also [Help](help/).",
         lifespan=_lifespan(settings),
         openapi_url=None,  # docs.router has it, and the docs
         docs_url=None,

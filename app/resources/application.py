@@ -17,6 +17,7 @@ from app.resources import (
     files,
     health,
     listing,
+    manual,
     playlists,
     sockets,
     ui,
@@ -44,6 +45,7 @@ _OTHERS = (
     health.router,
     docs.router,
     ui.router,
+    manual.router,
     sockets.router,
     ui.ASSETS.router,
 )

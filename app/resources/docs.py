@@ -49,7 +49,16 @@ _HEADERS = {
     "cache-control": "no-cache",
 }
 
-PUBLIC_PATHS = ("/favicon.ico", "/login", "/sign-up", "/health", "/health/live", "/health/ready", "/metrics")
+PUBLIC_PATHS = (
+    "/favicon.ico",
+    "/help",
+    "/login",
+    "/sign-up",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+)
 
 router = APIRouter(include_in_schema=False)
 router.include_router(ASSETS.router)

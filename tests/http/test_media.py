@@ -866,6 +866,8 @@ ALLOWED = {
     "/health/live": {"GET", "HEAD"},
     "/health/ready": {"GET", "HEAD"},
     "/docs": {"GET", "HEAD"},
+    "/help/": {"GET", "HEAD"},
+    "/help/tutorial": {"GET", "HEAD"},
     "/openapi.json": {"GET", "HEAD"},
 }
 

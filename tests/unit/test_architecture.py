@@ -88,6 +88,7 @@ ONLY_IN: dict[str, set[str]] = {
     "click": {"cli"},
     "itsdangerous": {"accounts"},
     "jinja2": {"resources"},
+    "markdown_it": {"resources"},
     "pathspec": {"storage", "settings"},
     "prometheus_client": {"metrics"},
     "python_multipart": {"http"},

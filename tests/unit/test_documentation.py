@@ -1,6 +1,9 @@
 """README, CONTRIBUTING and docs/ name real settings, defaults, make targets and paths."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,39 @@ def test_paths_and_make_targets_in_document_exist(document: str) -> None:
     named = re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)
     assert named or document.startswith("docs/")
     assert set(named) <= targets
+
+
+LOADED = re.compile(
+    r'<(?:script|img)[^>]* src="([^"]+)|<link[^>]* href="([^"]+)|@import "([^"]+)|url\(["\']?([^)"\']+)'
+)
+"""The addresses of everything that a browser loads for a page or a style."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of `make docs`, built without a network."""
+    folder = tmp_path_factory.mktemp("site")
+    unreachable = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
+    built = subprocess.run(
+        [sys.executable, "-m", "properdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, **unreachable},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_site_has_all_pages_and_loads_nothing_from_other_sites(site: Path) -> None:
+    assert {file.stem for file in site.glob("*.html")} - {"404"} == {
+        file.stem for file in (ROOT / "docs").glob("*.md")
+    }
+    for file in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        loaded = ["".join(found) for found in LOADED.findall(file.read_text())]
+        assert [one for one in loaded if re.match(r"(\w+:)?//", one)] == [], file
+
+
+def test_index_and_site_have_the_same_order() -> None:
+    nav = re.findall(r"^  - ([\w-]+\.md)$", (ROOT / "properdocs.yml").read_text(), re.MULTILINE)
+    assert nav == ["index.md", *re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/index.md").read_text())]

@@ -18,7 +18,7 @@ from app.accounts.links import LinkKind
 from app.accounts.models import Scope as TokenScope
 from app.accounts.principals import Authenticator, Principal
 from app.accounts.revocation import RevocationMonitor
-from app.resources import docs, session_cookies
+from app.resources import docs, manual, session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
 from app.resources.errors import EXPECTED_ERRORS, error_response
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
@@ -27,8 +27,8 @@ from app.resources.ui import accepts_html, error_page
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, normalize_folder
 
-PUBLIC_ASSETS = "/assets/"
-"""The path of scripts, styles and icons; never of uploads."""
+PUBLIC_FOLDERS = ("/assets/", manual.ROOT)
+"""The paths of scripts, styles and icons, and of the documentation; never of uploads."""
 
 REVOKED = "The account, or the login, password, token or link of this request, was revoked meanwhile."
 
@@ -72,7 +72,7 @@ class AuthenticationMiddleware:
 
 def _is_public(scope: Scope) -> bool:
     path = route_path(scope)
-    return scope["type"] == "http" and (path in docs.PUBLIC_PATHS or path.startswith(PUBLIC_ASSETS))
+    return scope["type"] == "http" and (path in docs.PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS))
 
 
 async def _refusal(request: HTTPConnection, error: Exception) -> Response:

@@ -104,6 +104,7 @@ def test_installed_server_runs_in_empty_folder(installed: Path, empty_folder: Pa
             page = client.get("/docs").text
             script = page.partition('<script src="')[2].partition('"')[0]
             assert "swagger" in client.get(script).raise_for_status().text.lower()
+            assert "<h1" in client.get("/help/").raise_for_status().text
             page = client.get("/").raise_for_status().text
             assert "film.mp4" in page
             style = page.partition('<link rel="stylesheet" href="')[2].partition('"')[0]

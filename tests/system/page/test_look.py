@@ -20,7 +20,7 @@ SMALL_TARGETS = """() => [
 ].filter(element => {
     const {width, height} = element.getBoundingClientRect();
     return element.checkVisibility() && width > 1 && height < 44 &&
-        !element.closest(".unseen, .skip, footer, p:not(.actions), dd, nav ol");
+        !element.closest(".unseen, .skip, footer, p:not(.actions), dd, nav ol, article");
 }).map(element => element.outerHTML)"""
 
 
@@ -73,6 +73,8 @@ def test_axe_finds_no_violations(visit: Visitor, filled_folder: str) -> None:
         "nothing": f"/?folder={filled_folder}/none",
         "error": "/?play=none",
         "text": f"/?play={filled_folder}/d.txt",
+        "help": "/help/",
+        "help with tables": "/help/configuration",
     }.items():
         page.goto(f"{visit.url}{path}")
         found[name] = findings(page)
@@ -92,7 +94,12 @@ def test_page_fits_narrow_phone_with_large_targets(visit: Visitor, filled_folder
     check_narrow(page)
     page.get_by_role("menuitem", name="Move…").tap()
     check_narrow(page)
-    for path in (f"/?play={filled_folder}/film.mp4", f"/?folder={filled_folder}&q=x", "/?folder=none"):
+    for path in (
+        f"/?play={filled_folder}/film.mp4",
+        f"/?folder={filled_folder}&q=x",
+        "/?folder=none",
+        "/help/tutorial",
+    ):
         page.goto(f"{visit.url}{path}")
         check_narrow(page)
 
