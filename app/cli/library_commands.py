@@ -5,12 +5,13 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
+from enum import Enum
 from signal import SIGTERM
 from typing import Any
 
 import click
 
-from app import logs
+from app.cli.output import Output, output_options
 from app.database import Stores, check_different_libraries, open_stores, prepare_database
 from app.library.copying import LEFT_BEHIND, CopyOutcome, Target, copy, find_gone, remove_gone
 from app.settings import ConfigurationError, Settings, load, load_target
@@ -21,56 +22,68 @@ from app.storage.types import FileInfo, Key
 
 _FAULTS = {Integrity.DAMAGED, Integrity.CHANGED, Integrity.MISSING, Integrity.UNREADABLE}
 _LEFT = {ScanOutcome.UNFINISHED, ScanOutcome.UNREADABLE}
+_for_scripts = output_options(
+    "Print only the files with problems, and no progress.",
+    json_help="Print JSON for scripts, one object per line.",
+)
 _CONTINUE = "Files copied so far are kept. Run the same command again to continue."
 
 
 @click.command()
-def scan() -> None:
+@_for_scripts
+def scan(output: Output) -> None:
     """Register files that other programs added, changed, moved or removed.
 
     Lists files that cannot be read; the exit status is then 1.
+
+    With --json, prints an object with path and outcome for each file that changed or cannot be read, and
+    last the counts.
     """
     found: Counter[ScanOutcome] = Counter()
 
     async def run(storage: Storage) -> None:
-        found.update(await _scan(storage))
+        found.update(await _scan(storage, output))
 
     _with_storage(run)
     if ScanOutcome.UNREADABLE in found:
         sys.exit(1)
 
 
-async def _scan(storage: Storage) -> Counter[ScanOutcome]:
+async def _scan(storage: Storage, output: Output) -> Counter[ScanOutcome]:
     found: Counter[ScanOutcome] = Counter()
     files = 0
-    with _Bar("Scanning", await storage.estimate_file_count()) as bar:
+    with _Bar("Scanning", await storage.estimate_file_count(), output) as bar:
         async for step in storage.scan():
             files += step.files
             for finding in step.findings:
                 found[finding.outcome] += 1
-                if finding.reason:
-                    bar.print(finding.outcome.value, finding.path, finding.reason)
+                if finding.reason or (output.as_json and not output.quiet):
+                    bar.print(finding.outcome, finding.path, finding.reason)
             bar.advance(step.files + sum(bool(finding.reason) for finding in step.findings))
-    click.echo(", ".join([_file_count(files), *_counts(found)]))
+    _print_counts(output, found, files)
     return found
 
 
 @click.command()
-def verify() -> None:
-    """Read every file, and list those that do not match their hash; the exit status is then 1."""
+@_for_scripts
+def verify(output: Output) -> None:
+    """Read every file, and list those that do not match their hash; the exit status is then 1.
+
+    With --json, prints an object with path and outcome for each of them, and last the counts.
+    """
     found: Counter[Integrity] = Counter()
 
     async def run(storage: Storage) -> None:
-        with _Bar("Verifying", (await storage.usage()).size) as bar:
+        with _Bar("Verifying", (await storage.usage()).size, output) as bar:
             async for step in storage.verify():
                 if step.verdict is not None:
                     found[step.verdict] += 1
                 if step.verdict in _FAULTS:
-                    bar.print(step.verdict.value, step.path)
+                    bar.print(step.verdict, step.path)
                 bar.advance(step.size)
 
     _with_storage(run)
-    click.echo(", ".join([_file_count(found.total()), *_counts(found)]))
+    _print_counts(output, found, found.total())
     if found.keys() & _FAULTS:
         sys.exit(1)
 
@@ -84,7 +97,8 @@ def verify() -> None:
 @click.option("--mongodb-url", help="Database of the target, with --to gridfs.")
 @click.option("--mirror", is_flag=True, help="Remove copies of files that no longer exist here; asks first.")
 @click.option("--yes", is_flag=True, help="With --mirror, do not ask.")
-def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
+@_for_scripts
+def copy_command(output: Output, mirror: bool, yes: bool, **options: str | None) -> None:
     """Copy all files from the library of the settings to another, which is created if necessary.
 
     Run it again to continue an interrupted copy, or to copy new files. Only earlier copies that have not
@@ -93,16 +107,19 @@ def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
 
     Each option has a setting: SEEKABLE_COPY_TO_STORAGE, SEEKABLE_COPY_TO_MONGODB_URL and so on. Prefer the
     settings for passwords: other users of this machine can see the options of a command.
+
+    With --json, the objects of its steps (scan, mirror, copy) have a field `step`.
     """
     left_behind: set[object] = set()
     gone: list[FileInfo] = []
+    removing = output.with_fields(step="mirror")
 
     async def copy_all(source: Storage, to: Target) -> None:
-        left_behind.update(LEFT_BEHIND & (await _copy(source, to)).keys())
+        left_behind.update(LEFT_BEHIND & (await _copy(source, to, output.with_fields(step="copy"))).keys())
 
     async def scan_first(source: Storage, to: Target) -> None:
         # So that files of other programs are copied, too.
-        left_behind.update(_LEFT & (await _scan(source)).keys())
+        left_behind.update(_LEFT & (await _scan(source, output.with_fields(step="scan"))).keys())
         if mirror:
             _check_known(to)
             gone.extend([info async for info in find_gone(source, to)])
@@ -110,7 +127,7 @@ def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
             await copy_all(source, to)
 
     async def mirror_changes(source: Storage, to: Target) -> None:
-        await _remove(source, to, gone)  # first: new files may need their space or their names
+        await _remove(source, to, gone, removing)  # first: new files may need their space or their names
         await copy_all(source, to)
 
     try:
@@ -119,7 +136,7 @@ def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
         _with_both(settings, target, scan_first)
         if mirror:
             # Ask while no event loop runs: it would not receive Ctrl-C during the question.
-            if gone and not yes and not _may_remove(gone):
+            if gone and not yes and not _may_remove(gone, removing):
                 gone.clear()
             _with_both(settings, target, mirror_changes)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -156,10 +173,10 @@ def _check_known(to: Target) -> None:
         )
 
 
-def _may_remove(gone: Sequence[FileInfo]) -> bool:
+def _may_remove(gone: Sequence[FileInfo], output: Output) -> bool:
     """List the files, and ask for confirmation. Raises ClickException if standard input is not a terminal."""
     for info in gone:
-        click.echo(_line("gone", info.key))
+        output.write(_line("gone", info.key), **_fields("gone", info.key))
     files = f"{_file_count(len(gone))} ({sum(info.size for info in gone)} bytes)"
     if not sys.stdin.isatty():
         raise click.ClickException(
@@ -168,12 +185,18 @@ def _may_remove(gone: Sequence[FileInfo]) -> bool:
     return click.confirm(f"Remove {files} from the target?", err=True)
 
 
-async def _remove(source: Storage, to: Target, gone: Sequence[FileInfo]) -> None:
+async def _remove(source: Storage, to: Target, gone: Sequence[FileInfo], output: Output) -> None:
     removed = [info for info in gone if await remove_gone(source, to, info)]
     for info in removed:
-        click.echo(_line("removed", info.key))
+        output.inform(_line("removed", info.key), **_fields("removed", info.key))
     if removed:
-        click.echo(f"{_file_count(len(removed))} removed, {sum(info.size for info in removed)} bytes")
+        size = sum(info.size for info in removed)
+        output.inform(
+            f"{_file_count(len(removed))} removed, {size} bytes",
+            files=len(removed),
+            outcomes={"removed": len(removed)},
+            bytes=size,
+        )
 
 
 def _line(*parts: str | Key) -> str:
@@ -181,7 +204,18 @@ def _line(*parts: str | Key) -> str:
     texts: list[str] = []
     for part in parts:
         texts += [part] if isinstance(part, str) else [*filter(None, [part.library]), part.path]
-    return ": ".join(map(logs.escaped, texts))
+    return ": ".join(texts)
+
+
+def _fields(outcome: str, file: str | Key) -> dict[str, object]:
+    """Return the JSON fields about a file."""
+    if isinstance(file, str):
+        return {"outcome": outcome, "path": file}
+    return {"outcome": outcome, "library": file.library, "path": file.path}
+
+
+def _identifier(outcome: Enum) -> str:
+    return outcome.name.lower()
 
 
 @contextmanager
@@ -192,29 +226,30 @@ def _errors_name_target() -> Iterator[None]:
         raise type(error)(f"The library to copy to: {error}") from error
 
 
-async def _copy(source: Storage, target: Target) -> Counter[CopyOutcome]:
+async def _copy(source: Storage, target: Target, output: Output) -> Counter[CopyOutcome]:
     found: Counter[CopyOutcome] = Counter()
     size = 0
     try:
-        with _Bar("Copying", (await source.usage()).size) as bar:
+        with _Bar("Copying", (await source.usage()).size, output) as bar:
             async with aclosing(copy(source, target, bar.advance)) as files:
                 async for file in files:
                     found[file.outcome] += 1
                     size += file.size
                     if file.reason:
-                        bar.print(file.outcome.value, file.key, file.reason)
+                        bar.print(file.outcome, file.key, file.reason)
     except StorageError as error:
         raise type(error)(f"{error} {_CONTINUE}") from error
     finally:
-        click.echo(", ".join([_file_count(found.total()), *_counts(found), f"{size} bytes copied"]))
+        _print_counts(output, found, found.total(), size)
     return found
 
 
 class _Bar:
-    """A progress bar on standard error, which lines on standard output do not corrupt."""
+    """A progress bar on standard error, which lines on standard output do not corrupt. Hidden by --quiet."""
 
-    def __init__(self, label: str, length: int) -> None:
-        self._bar = click.progressbar(length=length, label=label, file=sys.stderr)
+    def __init__(self, label: str, length: int, output: Output) -> None:
+        self._output = output
+        self._bar = click.progressbar(length=length, label=label, file=sys.stderr, hidden=output.quiet)
 
     def __enter__(self) -> "_Bar":
         self._bar.__enter__()
@@ -226,11 +261,13 @@ class _Bar:
     def advance(self, steps: int) -> None:
         self._bar.update(steps)
 
-    def print(self, *parts: str | Key) -> None:
-        if sys.stderr.isatty():
+    def print(self, outcome: Enum, file: str | Key, reason: str = "") -> None:
+        """Print that a command has found or done this to a file."""
+        if sys.stderr.isatty() and not self._output.quiet:
             click.echo("\r\x1b[K", file=sys.stderr, nl=False)
             self._bar._last_line = None  # click does not draw an unchanged line again
-        click.echo(_line(*parts))
+        fields = _fields(_identifier(outcome), file) | ({"reason": reason} if reason else {})
+        self._output.write(_line(outcome.value, file, *filter(None, [reason])), **fields)
         self._bar.render_progress()
 
 
@@ -251,5 +288,12 @@ def _file_count(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def _counts(found: Mapping[Any, int]) -> list[str]:
-    return [f"{n} {kind.value}" for kind, n in found.items()]
+def _print_counts(
+    output: Output, found: Mapping[Any, int], files: int, copied_bytes: int | None = None
+) -> None:
+    texts = [_file_count(files), *(f"{count} {outcome.value}" for outcome, count in found.items())]
+    fields: dict[str, object] = {"files": files, "outcomes": {_identifier(o): n for o, n in found.items()}}
+    if copied_bytes is not None:
+        texts.append(f"{copied_bytes} bytes copied")
+        fields["bytes"] = copied_bytes
+    output.inform(", ".join(texts), **fields)

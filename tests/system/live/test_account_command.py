@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import pty
 import subprocess
@@ -87,7 +88,8 @@ def test_account_can_be_added_changed_and_removed(
     store.tokens.add(token)
     store.links.add(link)
     store.sessions.add(session, version=1)
-    assert run("reset", "bert@nas", given=b"another password").returncode == 0
+    reset = run("reset", "bert@nas", given=b"another password")
+    assert reset.stdout == "bert@nas has a new password. All its logins, tokens and links are revoked.\n"
     found = store.by_email("bert@nas")
     assert found is not None
     assert Passwords().match(found.password, "another password")
@@ -170,7 +172,6 @@ def test_command_fails_with_one_line_when_request_is_invalid(run: Run, store: Ac
     store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
     cases: list[tuple[tuple[str, ...], bytes, str]] = [
         (("add", "anna@nas"), b"long enough", "An account with this email address already exists."),
-        (("add", "anna"), b"long enough", "This is not an email address."),
         (("add", "dora@nas"), b"short", "A password has at least 8 characters"),
         (("add", "dora@nas"), b"", "A password has at least 8 characters"),
         (("add", "dora@nas"), b"\xff" * 10, "The password is not in UTF-8."),
@@ -179,11 +180,6 @@ def test_command_fails_with_one_line_when_request_is_invalid(run: Run, store: Ac
         (("remove", "anna@nas", "--yes"), b"", "This is the last administrator who can log in."),
         (("remove", "bert@nas"), b"", "Nothing was deleted"),
         (("remove", "bert@nas"), b"anna@nas\n", "Nothing was deleted"),
-        (
-            ("remove", "bert@nas", "--keep-files", "--to", "bert@nas"),
-            b"bert@nas\n",
-            "--to names the account that is to be deleted.",
-        ),
         (("remove", "bert@nas", "--keep-files", "--to", "dora@nas"), b"bert@nas\n", "There is no account"),
         (("demote", "anna@nas"), b"", "This is the last administrator who can log in."),
         (("promote", "dora@nas"), b"", "There is no account with this email address."),
@@ -195,6 +191,74 @@ def test_command_fails_with_one_line_when_request_is_invalid(run: Run, store: Ac
         assert expected in result.stderr
         assert result.stderr.count("\n") == 1
     assert store.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("add", "anna"), "This is not an email address."),
+        (("add",), "Missing argument 'EMAIL'"),
+        (("disable", "anna@nas", "bert@nas"), "unexpected extra argument"),
+        (("quota", "anna@nas", "much"), "is not a size"),
+        (("remove", "anna@nas", "--to", "bert@nas"), "--to needs --keep-files."),
+        (("remove", "anna@nas", "--keep-files", "--to", "ANNA@nas"), "--to names the account that is to be"),
+        (("remove", "anna@nas", "--keep-files", "--to", "bert"), "This is not an email address."),
+        (("remove", "anna@nas", "--json"), "--json and --quiet need --yes"),
+        (("list", "--yaml"), "No such option"),
+    ],
+)
+def test_wrong_usage_has_exit_status_2(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "changed"),
+    [
+        (("add", "cleo@nas"), "cleo@nas can log in.", {"email": "cleo@nas"}),
+        (("reset", "bert@nas"), "bert@nas has a new password. All its logins, tokens and links are", {}),
+        (("disable", "bert@nas"), "bert@nas can no longer log in. Its files are kept.", {"disabled": True}),
+        (("enable", "bert@nas"), "bert@nas can log in again.", {"disabled": False}),
+        (("promote", "bert@nas"), "bert@nas is an administrator.", {"is_admin": True}),
+        (("demote", "bert@nas"), "bert@nas is an ordinary account.", {"is_admin": False}),
+        (("quota", "bert@nas", "10GiB"), "bert@nas may have 10.0GiB of files.", {"quota": 10 << 30}),
+        (("quota", "bert@nas", "none"), "bert@nas has the quota of SEEKABLE_QUOTA.", {"quota": None}),
+        (("remove", "bert@nas", "--yes"), "bert@nas is deleted.", {"files": 0, "kept_in": None}),
+        (("rotate-key",), "Links are signed with a new key.", {}),
+    ],
+)
+def test_change_is_reported_in_a_sentence_or_json_or_not_at_all(
+    run: Run, store: AccountStore, arguments: tuple[str, ...], sentence: str, changed: dict[str, object]
+) -> None:
+    """Three runs in a row: each change may be repeated, except that an account exists once."""
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
+    is_new = arguments[0] == "add"
+
+    def run_with(option: str) -> str:
+        others = (f"{option.strip('-')}{arguments[1]}",) if is_new and option else arguments[1:]
+        done = run(arguments[0], *others, *filter(None, [option]), given=b"long enough\n")
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    assert sentence in run_with("")
+    (line,) = run_with("--json").splitlines()
+    expected = {"email": "jsoncleo@nas"} if is_new else changed
+    assert json.loads(line).items() >= expected.items()
+    assert run_with("--quiet") == ""
+
+
+def test_list_prints_objects_or_addresses_for_scripts(run: Run, store: AccountStore) -> None:
+    store.add(Account("1", "anna@nas", "", 1, "", True, False, False, None, _now()))
+    store.add(Account("2", "bert@nas", "", 1, "2", False, True, False, 5, _now()))
+    anna, bert = map(json.loads, run("list", "--json").stdout.splitlines())
+    assert list(anna) == ["email", "id", "is_admin", "disabled", "leaving", "quota", "created_at", "files"]
+    assert (anna["email"], anna["is_admin"], anna["quota"]) == ("anna@nas", True, None)
+    assert (bert["disabled"], bert["quota"]) == (True, 5)
+    assert bert["files"].endswith("/libraries/2")
+    assert run("list", "--quiet").stdout == "anna@nas\nbert@nas\n"
+    assert json.loads(run("quota", "bert@nas", "--json").stdout) == bert
 
 
 def _now() -> Any:
@@ -218,6 +282,10 @@ def test_quota_shows_and_sets_limit(run: Run, store: AccountStore) -> None:
 
 
 def test_invite_prints_sign_up_address(run: Run, store: AccountStore) -> None:
+    made = run("invite")
+    assert made.stdout.count("\n") == 1
+    assert made.stderr.startswith("One person can sign up there until 20")
+    assert list(json.loads(run("invite", "--json").stdout)) == ["url", "expires_at"]
     prefixes = {
         "http://127.0.0.1:8123/": {"port": 8123},
         "https://a.example/x/": {"base_url": "https://a.example/x"},
