@@ -69,7 +69,8 @@ lock: $(DEV) ## update all lock files from pyproject.toml (ARGS=--upgrade)
 	$(PART) --no-deps --python-version 3.12 $(ARGS) --output-file tests/system/k8s/requirements.lock tests/system/k8s/requirements.in
 	@! grep -nE '://|file:|^-|@ ' locks/*.lock tests/system/k8s/requirements.lock
 
-docs: $(DEV) ## build docs/ as a site in build/docs
+docs: $(DEV) ## write docs/configuration.md from app/settings.py, and build docs/ as a site in build/docs
+	$(BIN)/python -m tests.support.configuration_docs
 	$(BIN)/properdocs build --strict --quiet
 	@echo build/docs/index.html
 

@@ -189,15 +189,27 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; any other than loopback needs ACCESS.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 selects a free port.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. Any other than loopback needs `SEEKABLE_ACCESS=accounts` or "
+        "`open`.",
+    )
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65535,
+        description="Port to listen on, on every address of the host; 0 selects a free port.",
+    )
     access: Literal["loopback", "open", "accounts"] = Field(
         "loopback",
-        description="Who may connect: this machine only, every client that can reach the server, or every "
-        "user with an account, each with a library of their own.",
+        description="Who may connect: `loopback`, this machine only; `open`, every client that can reach "
+        "the server; or `accounts`, every user with an account, each with a library of their "
+        "own.",
     )
     sign_up: Literal["open", "invite", "closed"] = Field(
-        "invite", description="Who may create an account, with access `accounts`."
+        "invite",
+        description="Who may create an account: `open`, every client; `invite`, holders of an invite; or "
+        "`closed`, no client.",
     )
     users_url: str | None = Field(
         None,
@@ -214,98 +226,150 @@ class Settings(BaseSettings):
     )
     session_lifetime: int = Field(90 * 86400, ge=1, description="Seconds after which every login ends.")
     base_url: Annotated[str, AfterValidator(_valid_base_url)] | None = Field(
-        None, description="Address at which clients reach this server: links begin with it."
+        None,
+        description="The address at which clients reach the server, such as `https://media.example.org`: "
+        "links begin with it.",
     )
-    allowed_hosts: Hosts = Field((), description="Further accepted Host names, `*.example.org` too.")
+    allowed_hosts: Hosts = Field(
+        (),
+        description="Further accepted `Host` names, beside the machine's own name and that name with "
+        "`.local`; in ASCII (`xn--…`); `*.example.org` and `*` too.",
+    )
     trusted_proxies: Networks = Field(
         ("127.0.0.1", "::1"),
-        description="Addresses and networks of proxies: X-Forwarded-For, X-Forwarded-Proto and Forwarded are "
-        "trusted only from there.",
+        description="Addresses and networks (`10.0.0.0/8`) of proxies: `X-Forwarded-For`, "
+        "`X-Forwarded-Proto` and `Forwarded` are trusted only from there.",
     )
-    cors_origins: Origins = Field((), description="Origins of other sites whose pages may use this server.")
-    storage: Literal["filesystem", "gridfs"] = Field("filesystem", description="Where the bytes are.")
+    cors_origins: Origins = Field(
+        (),
+        description="Sites whose pages may use this server, such as `https://app.example.org`; `*` for all.",
+    )
+    storage: Literal["filesystem", "gridfs"] = Field(
+        "filesystem", description="Where the bytes are: `filesystem`, a folder, or `gridfs`, a MongoDB."
+    )
     files_dir: Annotated[Path, BeforeValidator(_expanded_folder)] = Field(
-        Path("files"), description="Folder of the files, with storage `filesystem`."
+        Path("files"), description="For `filesystem`: the folder of the films; `~` is your home."
     )
     read_only: bool = Field(
         False,
-        description="Serve the files and refuse all changes; implied by a read-only file system.",
+        description="Serve the files and refuse all changes. A folder on a read-only file system is "
+        "read-only without this setting.",
     )
     database_url: str | None = Field(
-        None, description="`sqlite:///FILE` or `postgresql+psycopg://…`; by default in FILES_DIR/.seekable."
+        None,
+        description="For `filesystem`: `sqlite:///FILE` or "
+        "`postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.",
     )
-    mongodb_url: str | None = Field(None, description="MongoDB URL, with storage `gridfs`.")
+    mongodb_url: str | None = Field(
+        None,
+        description="For `gridfs`: `mongodb://HOST/DATABASE?replicaSet=…`; without a name, the database is "
+        "`seekable`.",
+    )
     ignore: Patterns = Field(
         IGNORE,
-        description="Names that lists, playlists and scans leave out, in the syntax of .gitignore, separated "
-        "by commas or line breaks.",
+        description="Names of files and folders that lists leave out, in the syntax of `.gitignore`, "
+        "separated by commas or line breaks (`?` stands for a comma in a name); empty for "
+        "none.",
     )
     max_upload_size: ByteSize = Field(
-        ByteSize(64 << 30), gt=0, description="Maximum bytes of an uploaded file, also with a unit: `64GiB`."
+        ByteSize(64 << 30), gt=0, description="Maximum size of an uploaded file."
     )
     read_chunk_size: ByteSize = Field(
         ByteSize(128 << 10),
         ge=4096,
         le=16 << 20,
-        description="Bytes per read from a folder, where sendfile is not used.",
+        description="For `filesystem`, where `sendfile` is not used: bytes per read.",
     )
-    cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
+    cache_control: str = Field(
+        "no-cache",
+        description="`Cache-Control` of every file; with accounts `private, no-cache`, unless it is set.",
+    )
     scan_interval: int = Field(
-        3600, ge=1, description="Seconds between two full scans for changes by other programs."
+        3600,
+        ge=1,
+        description="Seconds between two full scans for files that other programs added, changed or removed.",
     )
     stable_after: float = Field(
         2,
         ge=0,
-        description="Seconds without a change after which a new file of another program counts as complete, "
-        "where the system cannot tell whether it is still open, such as on a network share.",
+        description="Seconds without a change after which a new file of another program counts as "
+        "complete, where the system cannot tell whether it is still open, such as on a network "
+        "share. Raise it if copies to your NAS pause for longer.",
     )
-    max_sockets: int = Field(10_000, ge=1, description="Maximum number of open WebSockets.")
+    max_sockets: int = Field(
+        10_000,
+        ge=1,
+        description="Maximum number of open WebSockets; a further one gets a 503. Each is a connection, too.",
+    )
     heartbeat: float = Field(
-        20, gt=0, description="Seconds between pings of a WebSocket, and seconds to answer one."
+        20,
+        gt=0,
+        description="Seconds between pings of a WebSocket, and seconds that a client has to answer one.",
     )
     max_header_size: ByteSize = Field(
-        ByteSize(64 << 10), ge=1024, description="Maximum bytes of a request before its body."
+        ByteSize(64 << 10),
+        ge=1024,
+        description="Maximum size of a request before its body; a longer one gets a 431.",
     )
     header_timeout: float = Field(
-        10, gt=0, description="Seconds that a client has to send a request, up to its body."
+        10,
+        gt=0,
+        description="Seconds that a client has to send a request, up to its body; then it gets a 408.",
     )
-    body_timeout: float = Field(30, gt=0, description="Seconds that an upload may pause.")
+    body_timeout: float = Field(
+        30,
+        gt=0,
+        description="Seconds that an upload may pause; then it gets a 408, and nothing of it is kept.",
+    )
     body_rate: ByteSize = Field(
         ByteSize(1024),
         ge=0,
-        description="Minimum bytes per second of an upload, averaged over BODY_TIMEOUT; 0 for no minimum.",
+        description="Minimum bytes per second of an upload, averaged over `SEEKABLE_BODY_TIMEOUT`; a "
+        "slower one gets a 408. `0` for no minimum.",
     )
     max_connections: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of open connections; by default as many as the limit of file descriptors "
-        "allows, each with an open file.",
+        description="Maximum number of open connections; a further one gets a 503 and is closed. By "
+        "default (`ulimit -Hn` − 256) / 3, since a slow reader takes three descriptors.",
     )
     max_connections_per_peer: int = Field(
         1000,
         ge=1,
-        description="Maximum number of open connections per address; this machine and TRUSTED_PROXIES are "
-        "exempt.",
+        description="Maximum number of open connections per address (of IPv6: per /64). This machine and "
+        "`SEEKABLE_TRUSTED_PROXIES` are exempt.",
     )
-    send_timeout: float = Field(60, gt=0, description="Seconds that a client may stop reading a response.")
-    keepalive_timeout: float = Field(5, gt=0, description="Seconds that an idle connection stays open.")
+    send_timeout: float = Field(
+        60,
+        gt=0,
+        description="Seconds that a client may stop reading a response; then the connection is closed, and "
+        "the client can resume with a range.",
+    )
+    keepalive_timeout: float = Field(
+        5, gt=0, description="Seconds that an idle connection stays open for the next request."
+    )
     sendfile: bool = Field(
-        True, description="Let the kernel send files from a folder without a copy, where it can (Linux)."
+        True,
+        description="Let the kernel send files from a folder without a copy (Linux). `false` for file "
+        "systems that do not support it.",
     )
-    access_log: bool = Field(True, description="Log each request.")
-    log_format: Literal["line", "json"] = Field("line", description="Format of each log record.")
+    access_log: bool = Field(True, description="Log each request, to standard output.")
+    log_format: Literal["line", "json"] = Field(
+        "line", description="Format of each log record: a `line`, or an object in `json`."
+    )
     metrics: Literal["off", "local", "open"] = Field(
         "local",
-        description="Who may read GET /metrics: no client, this machine, or every client that connects "
-        "without a proxy.",
+        description="Who may read `GET /metrics`: no client (`off`), this machine (`local`), or every "
+        "client that connects without a proxy (`open`).",
     )
     shutdown_delay: float = Field(
         0,
         ge=0,
-        description="Seconds after SIGTERM during which the port stays open, while /health/ready is 503.",
+        description="Seconds after SIGTERM or SIGINT during which the port stays open, while "
+        "`/health/ready` is 503.",
     )
     shutdown_timeout: int = Field(
-        30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
+        30, ge=0, description="Seconds that running transfers have to end after SIGTERM or SIGINT."
     )
 
     @classmethod
