@@ -1,26 +1,41 @@
-"""`seekable doctor`: problems of the settings, the folder and the databases, and how to fix them."""
+"""`seekable doctor`: problems of the settings, the folder and the databases, and how to fix them.
 
+A finding is a note or a fix only if the reader can act on it, and its sentence then names the remedy.
+"""
+
+import platform
+import re
 import resource
+import shutil
+import socket
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
+from threading import Thread
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 from pydantic import ByteSize
 
-from app import logs
+from app.cli.output import Output, output_options
 from app.database.doctor_checks import DatabaseStatus, FolderStatus, probe_databases, probe_folder
 from app.http.addresses import is_loopback_host
 from app.server.connection_limits import connections_within
-from app.settings import EnvFile, Settings, env_file, read, unknown
+from app.server.listen import authority
+from app.settings import ConfigurationError, Settings, env_file, read, unknown
 from app.storage.types import RESERVED
 
 
 class Level(Enum):
+    FACT = "fact"
     GOOD = "good"
     NOTE = "note"
     FIX = "fix"
@@ -30,10 +45,18 @@ class Level(Enum):
 class Finding:
     level: Level
     sentence: str
+    subject: str = ""
+    """The part that it is about, for scripts."""
 
 
-_good, _note, _fix = (partial(Finding, level) for level in Level)
+_fact, _good, _note, _fix = (partial(Finding, level) for level in Level)
 
+
+PROBE_TIMEOUT_S = 15.0
+"""Seconds for the folder, and for the databases: a dead network share blocks system calls for ever."""
+
+FEW_CONNECTIONS = 200
+"""Open connections below which even a household may notice the limit."""
 
 LOW_SPACE = 1 << 30
 """Free bytes below which a disk is nearly full, for a library of films."""
@@ -51,6 +74,7 @@ IGNORES_CASE = (
 )
 """The message about such a folder, here and when the server starts."""
 
+_WILDCARDS = {"0.0.0.0", "::", ""}
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "fuse.s3fs", "fuse.rclone"}
 _NFS = {"nfs", "nfs4"}
@@ -64,6 +88,11 @@ def _is_private(host: str) -> bool:
         return ip_address(host.strip("[]")).is_private
     except ValueError:
         return host == "localhost" or "." not in host or host.endswith((".local", ".lan", ".internal"))
+
+
+def _is_in_private_network(host: str) -> bool:
+    """Return whether a server that listens there can only be reached from a private network."""
+    return host not in _WILDCARDS and _is_private(host)
 
 
 def _is_unencrypted(settings: Settings) -> bool:
@@ -86,12 +115,6 @@ RULES: tuple[_Rule, ...] = (
         "to start. Set SEEKABLE_ACCESS=accounts, or open.",
     ),
     (
-        Level.NOTE,
-        lambda s: s.access == "open" and not is_loopback_host(s.host),
-        "SEEKABLE_ACCESS=open: everyone who can reach SEEKABLE_HOST may upload and delete. To require an "
-        "account, set SEEKABLE_ACCESS=accounts.",
-    ),
-    (
         Level.FIX,
         lambda s: s.access == "accounts" and _is_unencrypted(s),
         "SEEKABLE_BASE_URL begins with http://: passwords are sent unencrypted. Put an https proxy in front "
@@ -99,7 +122,7 @@ RULES: tuple[_Rule, ...] = (
     ),
     (
         Level.NOTE,
-        lambda s: s.access == "accounts" and not is_loopback_host(s.host) and s.base_url is None,
+        lambda s: s.access == "accounts" and not _is_in_private_network(s.host) and s.base_url is None,
         "Accounts without SEEKABLE_BASE_URL=https://…: over plain http, passwords are sent unencrypted. "
         "Beyond a private network, put a proxy in front of the server.",
     ),
@@ -178,12 +201,85 @@ def check_settings(settings: Settings, unknown: Iterable[str], descriptors: floa
             f"SEEKABLE_MAX_CONNECTIONS={settings.max_connections}. Raise the limit, or set {possible:.0f}."
         )
     limit = settings.max_connections or possible
-    if limit < settings.max_sockets:
+    wanted = settings.max_sockets if _are_set("max_sockets", "max_connections")(settings) else FEW_CONNECTIONS
+    if limit < wanted:
         yield _note(
             f"At most {limit:.0f} connections may be open at once, fewer than "
             f"SEEKABLE_MAX_SOCKETS={settings.max_sockets}. For more WebSockets, raise `ulimit -Hn` or "
             "SEEKABLE_MAX_CONNECTIONS."
         )
+
+
+def check_access(settings: Settings) -> Finding:
+    """Return who may connect, and at which address."""
+    place = _place(settings)
+    may = "may read" if settings.read_only else "may read, upload and delete"
+    if settings.access == "loopback":
+        return _fact(f"Only this machine may connect, {place}.")
+    if settings.access == "accounts":
+        return _fact(f"Every user with an account may connect, {place}.")
+    if settings.base_url is None and is_loopback_host(settings.host):
+        return _fact(
+            f"Everyone {may} without an account, but only this machine can connect, {place}. For others, set "
+            "SEEKABLE_HOST=0.0.0.0, or put a proxy in front of the server."
+        )
+    sentence = f"Everyone who can connect {may} without an account, {place}."
+    if settings.read_only:
+        return _fact(sentence)
+    return _note(f"{sentence} To require an account, set SEEKABLE_ACCESS=accounts.")
+
+
+def _place(settings: Settings) -> str:
+    """Return the address at which clients connect, and the host names that they may use."""
+    listens = authority(settings.host, settings.port)
+    if settings.host in _WILDCARDS:
+        listens = f"port {settings.port} of all addresses"
+    elif settings.base_url is None:
+        listens = f"http://{listens}"
+    if settings.base_url is not None:
+        listens = f"{settings.base_url}, where a proxy leads to {listens}"
+    return f"at {listens} (host names: {_names(settings)})"
+
+
+def _names(settings: Settings) -> str:
+    # Imported here, because no other command needs the web framework.
+    from app.resources.middleware.host_guard import HostGuard, names_of_machine  # noqa: PLC0415
+
+    hosts = (*settings.allowed_hosts, *names_of_machine(socket.gethostname()))
+    guard = HostGuard.of(any_peer=True, base_url=settings.base_url, hosts=hosts, origins=())
+    if "*" in guard.hosts:
+        return "any"
+    return ", ".join([*sorted(guard.hosts - {"127.0.0.1", "[::1]"}), "its IP addresses"])
+
+
+def describe_program() -> Finding:
+    return _fact(f"Seekable {version('seekable')} runs on Python {platform.python_version()}.")
+
+
+def describe_media_tools() -> Finding:
+    """Return which programs for films are installed."""
+    return _fact(
+        f"ffmpeg: {_ffmpeg_version() or 'not found'}. PyAV: {_pyav_version() or 'not found'}. "
+        "This version of Seekable needs neither."
+    )
+
+
+def _ffmpeg_version() -> str | None:
+    if (path := shutil.which("ffmpeg")) is None:
+        return None
+    try:
+        done = subprocess.run([path, "-version"], check=False, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return "found, but it does not start"
+    found = re.match(r"ffmpeg version (\S+)", done.stdout)
+    return found[1] if found else "found"
+
+
+def _pyav_version() -> str | None:
+    try:
+        return version("av")
+    except PackageNotFoundError:
+        return None
 
 
 def _exposed(path: str, mode: str) -> str:
@@ -213,7 +309,7 @@ def check_folder(settings: Settings, folder: FolderStatus) -> Iterator[Finding]:
 
 def _check_abilities(settings: Settings, folder: FolderStatus, where: str) -> Iterator[Finding]:
     if not folder.exists:
-        yield _note(f"{where} does not exist; `seekable serve` creates it.")
+        yield _fact(f"{where} does not exist; `seekable serve` creates it.")
     if not folder.hard_links:
         yield _fix(
             f"{where} has no hard links ({folder.fs_type}): files cannot be stored. Choose another folder."
@@ -232,7 +328,8 @@ def _check_network(settings: Settings, folder: FolderStatus, where: str) -> Iter
     if folder.fs_type in _NETWORK and settings.database_url is None:
         yield _fix(
             f"{where} is on a network ({folder.fs_type}), where SQLite is not safe. Set "
-            "SEEKABLE_DATABASE_URL to a PostgreSQL database, or to a file on a disk of this machine."
+            "SEEKABLE_DATABASE_URL=sqlite:////FILE to a file on a disk of this machine, or, for servers on "
+            "several machines, to a PostgreSQL database."
         )
     elif folder.fs_type in _NFS and not folder.mount_options & _COHERENT:
         yield _note(
@@ -262,7 +359,7 @@ def _check_space(settings: Settings, folder: FolderStatus, where: str) -> Iterat
     free = ByteSize(folder.free_bytes).human_readable()
     if folder.free_bytes < LOW_SPACE:
         yield _fix(f"{where} has only {free} free. Free some space.")
-    elif folder.free_bytes < settings.max_upload_size:
+    elif folder.free_bytes < settings.max_upload_size and _are_set("max_upload_size")(settings):
         maximum = settings.max_upload_size.human_readable()
         yield _note(f"{where} has {free} free, less than SEEKABLE_MAX_UPLOAD_SIZE ({maximum}).")
     else:
@@ -305,7 +402,7 @@ def check_database(settings: Settings, database: DatabaseStatus) -> Iterator[Fin
 def _check_schema(database: DatabaseStatus) -> Finding:
     name = database.name
     if not database.exists:
-        return _note(f"{name} contains no library yet; `seekable serve` creates it.")
+        return _fact(f"{name} contains no library yet; `seekable serve` creates it.")
     if database.migration == "newer":
         return _fix(f"{name} was made by a newer Seekable. Install that version, or a later one.")
     if database.migration == "due":
@@ -313,15 +410,15 @@ def _check_schema(database: DatabaseStatus) -> Finding:
     if database.missing_indexes:
         indexes = ", ".join(database.missing_indexes)
         return _fix(f"{name} lacks indexes ({indexes}). Start the server again to create them.")
-    return _good(f"{name} responds, and is up to date.")
+    if database.free_bytes is None:
+        return _good(f"{name} responds, and is up to date.")
+    free = ByteSize(database.free_bytes).human_readable()
+    if database.free_bytes < LOW_SPACE:
+        return _fix(f"{name} has only {free} free on its disk. Free some space.")
+    return _good(f"{name} responds, is up to date, and has {free} free.")
 
 
 def _check_notifications(database: DatabaseStatus) -> Iterator[Finding]:
-    if database.single_machine:
-        yield _note(
-            f"{database.name} stays on one machine: WebSockets receive only changes of their own process. To "
-            "run several, set SEEKABLE_DATABASE_URL to a PostgreSQL database."
-        )
     if not database.replicated:
         yield _note(
             f"{database.name} is not a replica set: a change whose connection is lost is not retried, and "
@@ -330,26 +427,113 @@ def _check_notifications(database: DatabaseStatus) -> Iterator[Finding]:
 
 
 @click.command()
-def doctor() -> None:
+@output_options("Print only what must be fixed.", json_help="Print one JSON object for scripts.")
+def doctor(output: Output) -> None:
     """Check the settings, the folder and the database, and list what to fix.
 
-    Prints one line for each finding. The exit status is 1 if something has to be fixed. Changes nothing, and
-    may run beside a server.
+    Prints one line for each finding, then a verdict. The exit status is 1 if something has to be fixed.
+    Changes nothing, and may run beside a server.
+
+    With --json, prints an object with version, python, findings (each with level, subject and sentence) and
+    verdict.
     """
-    findings = [*_findings(read(), env_file())]
-    for finding in findings:
-        click.echo(f"{finding.level.value}: {logs.escaped(finding.sentence)}")
+    findings = [*diagnose()]
+    verdict = summarize(findings)
+    if output.quiet:
+        findings = [finding for finding in findings if finding.level is Level.FIX]
+    if output.as_json:
+        output.write("", **_fields(findings, verdict))
+    else:
+        for finding in findings:
+            output.write(f"{finding.level.value}: {finding.sentence}")
+        output.inform(verdict)
     if any(finding.level is Level.FIX for finding in findings):
         sys.exit(1)
 
 
-def _findings(settings: Settings, found: EnvFile) -> Iterator[Finding]:
-    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    descriptors = float("inf") if hard_limit == resource.RLIM_INFINITY else hard_limit
+def _fields(findings: Iterable[Finding], verdict: str) -> dict[str, Any]:
+    """Return the JSON fields of a diagnosis."""
+    return {
+        "version": version("seekable"),
+        "python": platform.python_version(),
+        "findings": [
+            {"level": finding.level.value, "subject": finding.subject, "sentence": finding.sentence}
+            for finding in findings
+        ],
+        "verdict": verdict,
+    }
+
+
+def summarize(findings: Iterable[Finding]) -> str:
+    """Return the verdict in one line."""
+    counts = Counter(finding.level for finding in findings)
+    fixes, notes = counts[Level.FIX], counts[Level.NOTE]
+    if not fixes and not notes:
+        return "Everything is fine."
+    to_fix = f"{_count(fixes, 'thing')} to fix" if fixes else "Nothing to fix"
+    return f"{to_fix}, {_count(notes, 'note')}." if notes else f"{to_fix}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def diagnose(*, timeout_s: float = PROBE_TIMEOUT_S) -> Iterator[Finding]:
+    """Yield all findings. Waits for the folder, and for the databases, for the timeout at most."""
+    yield from _about("program", [describe_program()])
+    found = env_file()
     if found.ignored:
-        yield _fix(found.ignored)
-    yield from check_settings(settings, unknown(found), descriptors)
+        yield from _about("settings", [_fix(found.ignored)])
+    elif found.path:
+        sentence = f"{found.path} is read; `seekable config` prints all settings."
+        yield from _about("settings", [_fact(sentence)])
+    try:
+        settings = read()
+        names = unknown(found)
+    except ConfigurationError as error:
+        yield from _about("settings", [_fix(str(error))])
+    else:
+        yield from _about("access", [check_access(settings)])
+        yield from _about("settings", check_settings(settings, names, _descriptors()))
+        yield from _about_places(settings, timeout_s)
+    yield from _about("media", [describe_media_tools()])
+
+
+def _about_places(settings: Settings, timeout_s: float) -> Iterator[Finding]:
     if settings.storage == "filesystem":
-        yield from check_folder(settings, probe_folder(settings.files_dir, read_only=settings.read_only))
-    for status in probe_databases(settings):
-        yield from check_database(settings, status)
+        probe = partial(probe_folder, settings.files_dir, read_only=settings.read_only)
+        name = f"SEEKABLE_FILES_DIR={settings.files_dir}"
+        yield from _about("folder", within(timeout_s, name, lambda: check_folder(settings, probe())))
+
+    def databases() -> Iterator[Finding]:
+        for status in probe_databases(settings):
+            yield from check_database(settings, status)
+
+    yield from _about("database", within(timeout_s, "The database", databases))
+
+
+def _about(subject: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    return (replace(finding, subject=subject) for finding in findings)
+
+
+def within(timeout_s: float, name: str, probe: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return the findings of a probe, or the finding that it does not end within the timeout."""
+    future = Future[list[Finding]]()
+
+    def run() -> None:
+        try:
+            future.set_result([*probe()])
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()  # the exit of the program does not wait for a daemon
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        return [_fix(f"{name} has not responded for {timeout_s:g} s. Check its disk, network and server.")]
+
+
+def _descriptors() -> float:
+    """Return the limit of open files."""
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return float("inf") if hard_limit == resource.RLIM_INFINITY else hard_limit

@@ -51,8 +51,8 @@ class DatabaseStatus:
     """Seconds by which its clock is ahead of ours."""
     accounts: int | None = None
     """The number of accounts; None without access `accounts`, or before their table exists."""
-    single_machine: bool = False
-    """Whether it stays on one machine, and notifies no process of changes by others."""
+    free_bytes: int | None = None
+    """MongoDB: free bytes on its disk; None if it does not report them."""
     exposed_files: tuple[str, ...] = ()
     """Its files that other users of this machine can access."""
     replicated: bool = True
@@ -108,7 +108,6 @@ def _sql_status(
         name,
         exists=state != "none",
         exposed_files=exposed,
-        single_machine=connection.dialect.name == "sqlite",
         migration="due" if state == "none" else state,
         clock_skew_s=_clock_skew(session) if connection.dialect.name == "postgresql" else 0.0,
         accounts=session.scalar(select(func.count()).select_from(AccountRow)) if has_accounts else None,
@@ -224,11 +223,25 @@ def _mongodb_status(
         migration=migration_of(connection),
         clock_skew_s=skew,
         accounts=accounts,
+        free_bytes=_free_bytes(connection),
         replicated=connection.is_replicated(),
         requires_login=authenticated,
         missing_rights=missing_rights(privileges, connection.name) if authenticated else (),
         missing_indexes=tuple(_missing_indexes(indexes)),
     )
+
+
+def _free_bytes(connection: "mongo.Connection") -> int | None:
+    from pymongo.errors import OperationFailure  # noqa: PLC0415
+
+    try:
+        stats = connection.client[connection.name].command("dbStats")
+        return int(stats["fsTotalSize"] - stats["fsUsedSize"])
+    except (
+        OperationFailure,
+        KeyError,
+    ):  # without the right to, or from a database that is not MongoDB itself
+        return None
 
 
 def _missing_indexes(

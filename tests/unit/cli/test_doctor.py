@@ -1,16 +1,33 @@
 """`seekable doctor`: its findings for given settings and status, and for real folders and databases."""
 
+import json
 import os
+import platform
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from socket import create_server, gethostname
+from threading import Event
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from app.cli.doctor import RULES, Finding, Level, check_database, check_folder, check_settings
+from app.cli.doctor import (
+    RULES,
+    Finding,
+    Level,
+    check_access,
+    check_database,
+    check_folder,
+    check_settings,
+    diagnose,
+    summarize,
+    within,
+)
 from app.database.doctor_checks import (
     NEEDED_ACTIONS,
     DatabaseStatus,
@@ -25,7 +42,7 @@ from tests.conftest import BACKENDS
 from tests.support import mongo, mounted, postgres
 from tests.support.forking import completed
 
-GOOD, NOTE, FIX = Level.GOOD, Level.NOTE, Level.FIX
+FACT, GOOD, NOTE, FIX = Level
 PLENTY = 1 << 50
 
 FOLDER = FolderStatus(
@@ -58,6 +75,8 @@ SAFE: list[dict[str, Any]] = [
     {**ACCOUNTS, **PROXY, "host": "0.0.0.0", "base_url": "https://media.example.org"},
     {**ACCOUNTS, **PROXY, "host": "0.0.0.0", "base_url": "http://nas.local:8000"},
     {**ACCOUNTS, "base_url": "http://192.168.1.2:8000"},
+    {**ACCOUNTS, "host": "192.168.1.2"},
+    {"access": "open", "host": "0.0.0.0"},
     {**ACCOUNTS, "sign_up": "open", "quota": 1 << 30},
     {**ACCOUNTS, "cors_origins": ("*",)},
     {**ACCOUNTS, "cache_control": "private, no-cache"},
@@ -66,7 +85,6 @@ SAFE: list[dict[str, Any]] = [
 ]
 RISKY: list[tuple[dict[str, Any], Level, str]] = [
     ({"host": "0.0.0.0"}, FIX, "`seekable serve` refuses to start"),
-    ({"access": "open", "host": "0.0.0.0"}, NOTE, "everyone who can reach"),
     ({**ACCOUNTS, "base_url": "http://media.example.org"}, FIX, "passwords are sent unencrypted"),
     ({**ACCOUNTS, "base_url": "http://203.0.114.1"}, FIX, "passwords are sent unencrypted"),
     ({**ACCOUNTS, "host": "0.0.0.0"}, NOTE, "put a proxy in front"),
@@ -106,9 +124,11 @@ def test_every_rule_has_a_test_case() -> None:
 @pytest.mark.parametrize(
     ("descriptors", "chosen", "levels"),
     [
-        (30_256, {}, []),
-        (30_255, {}, [NOTE]),
+        (856, {}, []),
+        (855, {}, [NOTE]),
         (float("inf"), {}, []),
+        (30_256, {"max_sockets": 10_000}, []),
+        (30_255, {"max_sockets": 10_000}, [NOTE]),
         (30_256, {"max_connections": 9_999}, [NOTE]),
         (30_256, {"max_connections": 10_001}, [FIX]),
         (3_256, {"max_connections": 1_001, "max_sockets": 10}, [FIX]),
@@ -137,7 +157,7 @@ def test_descriptor_limit_must_suffice_for_connections(
             NOTE,
             "accounts of its own",
         ),
-        (replace(FOLDER, exists=False), {}, NOTE, "does not exist"),
+        (replace(FOLDER, exists=False), {}, FACT, "does not exist"),
         (replace(FOLDER, hard_links=False), {}, FIX, "no hard links"),
         (replace(FOLDER, locks=False), {}, FIX, "no file locks"),
         (replace(FOLDER, exposed=True), {}, FIX, "`chmod 700` it"),
@@ -153,7 +173,8 @@ def test_descriptor_limit_must_suffice_for_connections(
             "can be written",
         ),
         (replace(FOLDER, free_bytes=5 << 20), {}, FIX, "Free some space"),
-        (replace(FOLDER, free_bytes=5 << 30), {}, NOTE, "SEEKABLE_MAX_UPLOAD_SIZE"),
+        (replace(FOLDER, free_bytes=5 << 30), {}, GOOD, "has 5.0GiB free"),
+        (replace(FOLDER, free_bytes=5 << 30), {"max_upload_size": 6 << 30}, NOTE, "SEEKABLE_MAX_UPLOAD_SIZE"),
         (replace(FOLDER, fs_type="tmpfs"), {}, FIX, "in memory"),
         (replace(FOLDER, mount_options=frozenset({"rw", "nobarrier"})), {}, FIX, "mounted with nobarrier"),
         (replace(FOLDER, fsync_s=0.000001), {}, NOTE, "fsync returns at once"),
@@ -172,7 +193,7 @@ def test_folder_status_becomes_findings(
     [
         (DATABASE, {}, GOOD, "up to date"),
         (replace(DATABASE, error="No answer."), {}, FIX, "The database: No answer."),
-        (replace(DATABASE, exists=False), {}, NOTE, "no library yet"),
+        (replace(DATABASE, exists=False), {}, FACT, "no library yet"),
         (replace(DATABASE, migration="due"), {}, NOTE, "migrated at the next start"),
         (replace(DATABASE, migration="newer"), {}, FIX, "newer Seekable"),
         (replace(DATABASE, missing_indexes=("media.path",)), {}, FIX, "media.path"),
@@ -188,7 +209,8 @@ def test_folder_status_becomes_findings(
             "WebSockets receive only changes of their own process",
         ),
         (replace(DATABASE, exposed_files=("/films/x.db",)), {}, FIX, "rights to /films/x.db"),
-        (replace(DATABASE, single_machine=True), {}, NOTE, "stays on one machine"),
+        (replace(DATABASE, free_bytes=5 << 30), {}, GOOD, "has 5.0GiB free"),
+        (replace(DATABASE, free_bytes=5 << 20), {}, FIX, "has only 5.0MiB free"),
         (replace(DATABASE, requires_login=False), {}, NOTE, "requires no login"),
         (replace(DATABASE, accounts=0), {**ACCOUNTS, "sign_up": "closed"}, FIX, "seekable account add"),
         (replace(DATABASE, accounts=0), ACCOUNTS, GOOD, "up to date"),
@@ -271,8 +293,12 @@ def test_probe_folder_writes_nothing_when_served_read_only(tmp_path: Path) -> No
     assert not probe_folder(tmp_path / "none", read_only=True).exists
 
 
+def without_settings() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+
+
 def doctor(folder: Path, **chosen: object) -> tuple[int, list[str]]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+    environment = without_settings()
     # Few descriptors and a folder in memory are findings of the test machine, not of the case.
     chosen = {"max_sockets": 100} | chosen
     environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in chosen.items()}
@@ -297,7 +323,125 @@ def test_doctor_lists_fixes_and_changes_nothing(tmp_path: Path) -> None:
     for line, words in zip(lines(found, "fix"), wanted, strict=True):
         assert words in line
     exit_status, found = doctor(tmp_path, port="many")
-    assert (exit_status, found) == (1, []), "an invalid setting is reported like in every command"
+    assert (exit_status, found[-1]) == (1, "1 thing to fix.")
+    assert lines(found, "fix") == [
+        "SEEKABLE_PORT: Input should be a valid integer, unable to parse string as an integer."
+    ]
+
+
+def test_home_user_reads_no_alarm(tmp_path: Path) -> None:
+    for has_library in (False, True):
+        if has_library:
+            completed("migrate", folder=tmp_path, environment=without_settings())
+        exit_status, found = doctor(tmp_path)
+        assert (exit_status, lines(found, "fix"), lines(found, "note")) == (0, [], [])
+        assert not any("PostgreSQL" in line for line in found)
+    facts = lines(found, "fact")
+    assert facts[0] == f"Seekable {version('seekable')} runs on Python {platform.python_version()}."
+    assert facts[1].startswith("Only this machine may connect, at http://127.0.0.1:8000 (host names: ")
+    assert facts[-1].endswith("This version of Seekable needs neither.")
+    assert any("can be written, and has" in line and line.endswith("free.") for line in lines(found, "good"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "level", "words"),
+    [
+        ({"port": 9000}, FACT, "Only this machine may connect, at http://127.0.0.1:9000 (host names: "),
+        ({"host": "::1"}, FACT, "at http://[::1]:8000 (host names: localhost"),
+        (
+            {"allowed_hosts": ("nas.lan", "*.example.org")},
+            FACT,
+            "(host names: *.example.org, localhost, nas.lan",
+        ),
+        ({"access": "open", "allowed_hosts": ("*",)}, FACT, "(host names: any)"),
+        ({"access": "open"}, FACT, "only this machine can connect"),
+        ({"access": "open"}, FACT, "For others, set SEEKABLE_HOST=0.0.0.0"),
+        ({"access": "open", "host": "0.0.0.0"}, NOTE, "Everyone who can connect may read, upload and delete"),
+        ({"access": "open", "host": "0.0.0.0"}, NOTE, "at port 8000 of all addresses (host names: "),
+        (
+            {"access": "open", "host": "0.0.0.0", "read_only": True},
+            FACT,
+            "Everyone who can connect may read ",
+        ),
+        (ACCOUNTS, FACT, "Every user with an account may connect, at http://127.0.0.1:8000 "),
+        (
+            {**ACCOUNTS, "base_url": "https://tv.example"},
+            FACT,
+            "at https://tv.example, where a proxy leads to 127.0.0.1:8000 (host names: localhost, ",
+        ),
+    ],
+)
+def test_access_is_one_sentence(chosen: dict[str, Any], level: Level, words: str) -> None:
+    found = check_access(settings(**chosen))
+    assert found.level is level
+    sentence = found.sentence.replace(f"{gethostname().lower()}, ", "")
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [
+        ([], "Everything is fine."),
+        ([FACT, GOOD], "Everything is fine."),
+        ([NOTE], "Nothing to fix, 1 note."),
+        ([FIX], "1 thing to fix."),
+        ([FIX, NOTE, FIX, NOTE, NOTE], "2 things to fix, 3 notes."),
+    ],
+)
+def test_verdict_counts_fixes_and_notes(levels: list[Level], verdict: str) -> None:
+    assert summarize(Finding(level, "") for level in levels) == verdict
+
+
+def test_doctor_prints_one_object_for_scripts(tmp_path: Path) -> None:
+    environment = {**without_settings(), "SEEKABLE_PROT": "1", "SEEKABLE_MAX_SOCKETS": "100"}
+    done = completed("doctor", "--json", folder=tmp_path, environment=environment)
+    found = json.loads(done.stdout)
+    assert (done.returncode, list(found)) == (1, ["version", "python", "findings", "verdict"])
+    assert {"program", "access", "settings", "folder", "database", "media"} == {
+        finding["subject"] for finding in found["findings"]
+    }
+    fix = {
+        "level": "fix",
+        "subject": "settings",
+        "sentence": "There is no setting SEEKABLE_PROT (did you mean SEEKABLE_PORT?).",
+    }
+    assert fix in found["findings"]
+    quiet = json.loads(completed("doctor", "--json", "-q", folder=tmp_path, environment=environment).stdout)
+    assert {finding["level"] for finding in quiet["findings"]} == {"fix"}
+    done = completed("doctor", "--quiet", folder=tmp_path, environment=environment)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"fix: {fix['sentence']}" in done.stdout.splitlines()
+    assert all(line.startswith("fix: ") for line in done.stdout.splitlines())
+
+
+def test_probe_that_hangs_becomes_a_finding(tmp_path: Path) -> None:
+    began = time.monotonic()
+    (finding,) = within(0.1, "The folder", lambda: [Finding(GOOD, str(Event().wait(60)))])
+    assert finding.level is FIX
+    assert finding.sentence.startswith("The folder has not responded for 0.1 s.")
+    assert time.monotonic() - began < 5
+    assert within(5, "The folder", lambda: [Finding(GOOD, "It works.")]) == [Finding(GOOD, "It works.")]
+    with pytest.raises(ZeroDivisionError):
+        within(5, "The folder", lambda: [Finding(GOOD, str(1 / 0))])
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://127.0.0.1:{}/films", "mongodb://127.0.0.1:{}/films"])
+def test_silent_database_does_not_block_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """A server that accepts connections, and never sends a byte."""
+    with create_server(("127.0.0.1", 0)) as silent:
+        address = url.format(silent.getsockname()[1])
+        monkeypatch.chdir(tmp_path)
+        if address.startswith("mongodb"):
+            monkeypatch.setenv("SEEKABLE_STORAGE", "gridfs")
+            monkeypatch.setenv("SEEKABLE_MONGODB_URL", address)
+        else:
+            monkeypatch.setenv("SEEKABLE_DATABASE_URL", address)
+        began = time.monotonic()
+        sentences = [one.sentence for one in diagnose(timeout_s=0.5) if one.subject == "database"]
+        assert sentences == ["The database has not responded for 0.5 s. Check its disk, network and server."]
+        assert time.monotonic() - began < 10
 
 
 Broken = Callable[[dict[str, Any]], str]
@@ -345,7 +489,7 @@ def test_doctor_finds_fault_in_real_database(tmp_path: Path, backend: str, harm:
     (status,) = probe_databases(settings(**chosen))
     assert (status.error, status.migration, status.missing_indexes) == ("", "done", ())
     assert abs(status.clock_skew_s) < 1
-    assert status.single_machine == (backend == "filesystem")
+    assert (status.free_bytes is not None) == (backend == "gridfs")
     if backend == "gridfs":
         assert (status.replicated, status.requires_login) == (True, False)
         mongo.database(chosen["mongodb_url"])["media"].insert_one({})
