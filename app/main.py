@@ -29,6 +29,7 @@ from app.library.quotas import Quotas
 from app.library.service import Library
 from app.metrics.registry import Metrics
 from app.metrics.request_counters import RequestCounters
+from app.resources import session_cookies
 from app.resources.application import Application, NoSniffMiddleware, routes
 from app.resources.dependencies import AccountServices, Services
 from app.resources.downloads import StreamMiddleware
@@ -77,7 +78,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         routes=routes(accounts=has_accounts, metrics=settings.metrics),
         title="Seekable",
         version=version("seekable"),
-        description="Upload a film, play it anywhere, seek to any byte. See also [Help](help/).",
         lifespan=_lifespan(settings),
         openapi_url=None,  # docs.router has it, and the docs
         docs_url=None,
@@ -87,7 +87,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # With the default, FastAPI looks for a telemetry provider on every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.has_accounts = has_accounts
+    if has_accounts:
+        app.session_cookie = session_cookies.name_of(settings.base_url, scheme="http", host="localhost:8000")
     app.base_path = unquote(urlsplit(settings.base_url or "").path)
     app.add_middleware(NoSniffMiddleware)  # the innermost: Starlette calls the last one first
     app.add_middleware(StreamMiddleware)

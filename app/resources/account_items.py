@@ -22,7 +22,7 @@ from app.resources.rendering import JSON
 from app.resources.request_body import InvalidFields, body, body_schema
 from app.storage.types import Key, normalize_folder
 
-router = APIRouter(tags=["accounts"], dependencies=[Depends(no_store)], default_response_class=JSON)
+router = APIRouter(dependencies=[Depends(no_store)], default_response_class=JSON)
 
 
 def _whole_seconds(value: object) -> int:

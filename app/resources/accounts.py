@@ -28,7 +28,7 @@ from app.resources.request_body import body, body_schema, client_key, is_json, r
 from app.resources.ui import accepts_html, https_notice, page
 from app.storage.types import SHARED
 
-router = APIRouter(tags=["accounts"], default_response_class=JSON)
+router = APIRouter(default_response_class=JSON)
 
 
 class Credentials(BaseModel):
@@ -112,8 +112,8 @@ async def require_own_page(request: Request, services: ServicesDep) -> None:
     dependencies=[Depends(require_own_page)],
     status_code=201,
     response_model=AccountInfo,
-    openapi_extra=body_schema(NewAccount, form=True),
-    responses={303: {"description": "To a form."}, **problems(400, 403, 409, 413, 415, 422, 429, 503)},
+    openapi_extra=body_schema(NewAccount),
+    responses=problems(400, 403, 409, 413, 415, 422, 429, 503),
 )
 async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
     """Create an account and log in to it. The first account is the administrator's."""
@@ -137,8 +137,8 @@ async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep
     operation_id="accounts_log_in",
     dependencies=[Depends(require_own_page)],
     response_model=AccountInfo,
-    openapi_extra=body_schema(Credentials, form=True),
-    responses={303: {"description": "To a form."}, **problems(400, 401, 403, 413, 415, 422, 429, 503)},
+    openapi_extra=body_schema(Credentials),
+    responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
 )
 async def login(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
     """Log in: the response sets a cookie."""
@@ -256,7 +256,7 @@ async def account(services: ServicesDep, accounts: AccountsDep, principal: Accou
     operation_id="accounts_change_password",
     status_code=204,
     response_class=Response,
-    openapi_extra=body_schema(PasswordChange, form=True),
+    openapi_extra=body_schema(PasswordChange),
     responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
 )
 async def change_password(
@@ -298,7 +298,7 @@ async def preview_deletion(
     dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,
-    openapi_extra=body_schema(Deletion, form=True),
+    openapi_extra=body_schema(Deletion),
     responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
 )
 async def delete_account(

@@ -18,13 +18,12 @@ from app.resources import (
     health,
     listing,
     manual,
+    openapi,
     playlists,
     sockets,
     ui,
 )
 from app.resources.dependencies import base_path
-from app.resources.docs import PUBLIC_PATHS
-from app.resources.errors import problems
 
 # StreamMiddleware responds to every GET and HEAD whose path a route of downloads.router matches, before these
 # routes are tried. A GET route below /files/, such as /files/count, would be documented and never called.
@@ -58,16 +57,11 @@ def routes(*, accounts: bool, metrics: Literal["off", "local", "open"]) -> list[
     return [route for router in routers for route in router.routes]
 
 
-_SCHEMES = {
-    "password": {"type": "http", "scheme": "basic", "description": "Email address and password."},
-    "token": {"type": "http", "scheme": "bearer", "description": "A token of POST /account/tokens."},
-}
-
-
 class Application(FastAPI):
-    """FastAPI below the path of a proxy, with normalized targets and the authentication in its document."""
+    """FastAPI below the path of a proxy, with normalized targets and our OpenAPI document."""
 
-    has_accounts = False
+    session_cookie: str | None = None
+    """The name of the login cookie in the OpenAPI document; None without accounts."""
     base_path = ""
     """The path that a proxy puts this server below, decoded."""
 
@@ -80,21 +74,9 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None and self.has_accounts:
-            add_authentication(super().openapi())
+        if self.openapi_schema is None:
+            openapi.complete(super().openapi(), self.routes, cookie=self.session_cookie)
         return super().openapi()
-
-
-def add_authentication(document: dict[str, Any]) -> None:
-    """Add the authentication of accounts to an OpenAPI document."""
-    document.setdefault("components", {})["securitySchemes"] = _SCHEMES
-    document["security"] = [{name: []} for name in _SCHEMES]
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            if path in PUBLIC_PATHS:
-                operation["security"] = []
-            else:
-                operation["responses"] |= {str(k): v for k, v in problems(401, 403, 429).items()}
 
 
 def normalize_target(scope: Scope) -> None:

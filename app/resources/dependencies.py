@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Path, Request, Response
 from fastapi.dependencies.models import Dependant
 from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
@@ -96,7 +96,10 @@ async def get_library(request: HTTPConnection) -> str:
     return library_of(request.scope)
 
 
-async def get_key(library: "LibraryDep", path: str) -> Key:
+FilePath = Annotated[str, Path(description="The folder and the filename.", examples=["films/film.mp4"])]
+
+
+async def get_key(library: "LibraryDep", path: FilePath) -> Key:
     return Key.at(library, path)
 
 

@@ -3,31 +3,50 @@
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.resources.dependencies import Flag, LibraryDep, Services, library_of, route_path
+from app.resources.dependencies import FilePath, Flag, LibraryDep, Services, library_of, route_path
 from app.resources.errors import EXPECTED_ERRORS, error_response, problems
+from app.resources.openapi import request_headers, response_headers
 from app.storage.errors import NotFound, StorageError
 from app.storage.types import Address, FileId, Key, Listing, normalize_folder
 from app.streaming.file_response import StoredFileResponse
 
-_BYTES: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+# A file is sent with its own media type. Generated clients know application/octet-stream.
+_FILE = {"application/octet-stream": _BYTES, "*/*": _BYTES}
+_RANGES = {"application/octet-stream": _BYTES, "multipart/byteranges": _BYTES, "*/*": _BYTES}
+_VERSION = ("ETag", "Last-Modified", "Cache-Control", "Repr-Digest")
+_HEADERS = response_headers(*_VERSION, "Accept-Ranges", "Content-Length", "Content-Disposition")
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The whole file.", **_BYTES},
-    206: {"description": "The requested ranges.", **_BYTES},
-    304: {"description": "The client has the current version."},
+    200: {"description": "The whole file.", "content": _FILE, "headers": _HEADERS},
+    206: {
+        "description": "The requested ranges; several as multipart/byteranges.",
+        "content": _RANGES,
+        "headers": _HEADERS | response_headers("Content-Range"),
+    },
+    304: {"description": "The client has the current version.", "headers": response_headers(*_VERSION)},
     **problems(400, 404, 412, 416, 422, 503),
 }
 _RESPONSES_OR_FOLDER: dict[int | str, dict[str, Any]] = {
     **_RESPONSES,
-    308: {"description": "The path is that of a folder. Location is its page, with a slash at the end."},
+    308: {
+        "description": "The path is that of a folder. Location is its page, with a slash at the end.",
+        "headers": response_headers("Location"),
+    },
 }
-_STREAM: dict[str, Any] = {"response_model": None, "response_class": Response, "responses": _RESPONSES}
+_CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+_STREAM: dict[str, Any] = {
+    "response_model": None,
+    "response_class": Response,
+    "responses": _RESPONSES,
+    "openapi_extra": request_headers("Range", "If-Range", *_CONDITIONS),
+}
 
 _QUERY = "%!$&'()*+,;=:@~/?-._"
 """The characters of a query besides letters and digits (RFC 3986 §3.4)."""
@@ -45,43 +64,32 @@ class Download(BaseModel):
 class DownloadByName(BaseModel):
     """The query of the stream route without a path."""
 
-    filename: str
-    folder: str = ""
+    filename: str = Field(examples=["film.mp4"])
+    folder: str = Field("", examples=["films"])
     download: DownloadFlag = False
 
 
-# The response reads the Range header itself; as a parameter it appears in the API docs.
-RangeHeader = Annotated[
-    str | None, Header(alias="Range", description="Such as `bytes=0-1023`.", examples=["bytes=0-1023"])
-]
-
-router = APIRouter(tags=["files"])
+router = APIRouter()
 
 
 # The first route is the one that players request most.
 @router.head("/files/{path:file}", include_in_schema=False)
 @router.get("/files/{path:file}", operation_id="files_get", **{**_STREAM, "responses": _RESPONSES_OR_FOLDER})
-def get_file(
-    library: LibraryDep, path: str, query: Annotated[Download, Query()], range_: RangeHeader = None
-) -> Address:
+def get_file(library: LibraryDep, path: FilePath, query: Annotated[Download, Query()]) -> Address:
     """A file, whole or in ranges, by its path."""
     return Key.at(library, path)
 
 
 @router.head("/file/stream", include_in_schema=False)
 @router.get("/file/stream", operation_id="files_stream", **_STREAM)
-def stream_file(
-    library: LibraryDep, query: Annotated[DownloadByName, Query()], range_: RangeHeader = None
-) -> Address:
+def stream_file(library: LibraryDep, query: Annotated[DownloadByName, Query()]) -> Address:
     """A file, whole or in ranges, by folder and filename."""
     return Key.of(library, query.folder, query.filename)
 
 
 @router.head("/stream/{id}", include_in_schema=False)
 @router.get("/stream/{id}", operation_id="files_stream_by_id", **_STREAM)
-def stream_file_by_id(
-    library: LibraryDep, id: str, query: Annotated[Download, Query()], range_: RangeHeader = None
-) -> Address:
+def stream_file_by_id(library: LibraryDep, id: str, query: Annotated[Download, Query()]) -> Address:
     """A file, whole or in ranges, by the id in its JSON, which outlives a move."""
     return FileId(library, id)
 

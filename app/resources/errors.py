@@ -85,6 +85,25 @@ class Problem(BaseModel):
     detail: str
 
 
+PROBLEMS = {
+    400: ("BadRequest", "A name, a digest or the body is invalid."),
+    401: ("Unauthorized", "The request has no credentials, or wrong ones."),
+    403: ("Forbidden", "The caller may not do this, or the library is read-only."),
+    404: ("NotFound", "There is no such thing, or it belongs to another account."),
+    405: ("MethodNotAllowed", "The path has other methods."),
+    409: ("Conflict", "The name is taken."),
+    412: ("PreconditionFailed", "The file is not the version that the request's conditions require."),
+    413: ("ContentTooLarge", "The body is longer than the server permits."),
+    415: ("UnsupportedMediaType", "The body has another type or encoding than the route reads."),
+    416: ("RangeNotSatisfiable", "The file ends before the ranges begin."),
+    422: ("UnprocessableContent", "A parameter, or a member of the body, is missing or invalid."),
+    429: ("TooManyRequests", "There were too many attempts to log in."),
+    503: ("ServiceUnavailable", "A database or a storage does not respond, or the server is being stopped."),
+    507: ("InsufficientStorage", "The disk or the quota of the account is full."),
+}
+"""The names of problem responses in the OpenAPI document, and their descriptions."""
+
+
 def problem_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     # A rejected name may contain lone surrogates, which JSON cannot.
     printable = detail.encode(errors="backslashreplace").decode()
@@ -97,9 +116,8 @@ def problem_response(status: int, detail: str, headers: Mapping[str, str] | None
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of problem responses with these statuses."""
-    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    """Return the OpenAPI references to problem responses with these statuses."""
+    return {status: {"$ref": f"#/components/responses/{PROBLEMS[status][0]}"} for status in statuses}
 
 
 async def error_response(request: HTTPConnection, error: Exception) -> Response:

@@ -28,6 +28,7 @@ from app.resources.dependencies import (
     require_writable,
 )
 from app.resources.errors import problems
+from app.resources.openapi import request_headers, response_headers
 from app.resources.rendering import JSON
 from app.resources.request_body import (
     MERGE_PATCH,
@@ -42,8 +43,8 @@ from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.plan import repr_digest
 from app.uploads.service import MAX_SID_LENGTH
 
-uploads = APIRouter(tags=["files"])
-router = APIRouter(tags=["files"])
+uploads = APIRouter()
+router = APIRouter()
 
 
 class StoredFile(BaseModel):
@@ -97,12 +98,16 @@ class Receipt(BaseModel):
 
 _SID = "The sid of a WebSocket at /, which then receives the progress of the upload."
 
+_STORED = {"headers": response_headers("Location", "ETag", "Repr-Digest")}
+_CONDITIONS = ("If-Match", "If-Unmodified-Since")
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "multipart/form-data": {
                 "schema": {
+                    "title": "FileUpload",
+                    "description": "A form with a file.",
                     "type": "object",
                     "required": ["file"],
                     "properties": {
@@ -125,10 +130,11 @@ _FORM: dict[str, Any] = {
     }
 }
 _RAW: dict[str, Any] = {
+    **request_headers(*_CONDITIONS, "If-None-Match", "Content-Digest", "Repr-Digest"),
     "requestBody": {
         "required": False,  # without a body the file is empty
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
+    },
 }
 
 Sid = Annotated[str | None, Query(max_length=MAX_SID_LENGTH, description=_SID)]
@@ -139,9 +145,12 @@ Sid = Annotated[str | None, Query(max_length=MAX_SID_LENGTH, description=_SID)]
     operation_id="files_upload",
     dependencies=[Depends(require_writable)],
     status_code=201,
-    response_model=StoredFile,
+    response_model=StoredFile | Receipt,
     openapi_extra=_FORM,
-    responses=problems(400, 403, 409, 413, 415, 422, 503, 507),
+    responses={
+        201: {"description": "Stored.", **_STORED},
+        **problems(400, 403, 409, 413, 415, 422, 503, 507),
+    },
 )
 async def upload_file(
     request: Request,
@@ -172,10 +181,14 @@ async def upload_file(
     "/files/{path:rest}",
     operation_id="files_put",
     dependencies=[Depends(require_writable)],
-    response_model=StoredFile,
+    response_model=StoredFile | Receipt,
     status_code=201,
     openapi_extra=_RAW,
-    responses={204: {"description": "Replaced."}, **problems(400, 403, 409, 412, 413, 415, 422, 503, 507)},
+    responses={
+        201: {"description": "Stored as a new file.", **_STORED},
+        204: {"description": "Replaced.", "headers": response_headers("ETag", "Repr-Digest")},
+        **problems(400, 403, 409, 412, 413, 415, 422, 503, 507),
+    },
 )
 async def put_file(
     request: Request, services: ServicesDep, key: KeyDep, principal: PrincipalDep, sid: Sid = None
@@ -222,7 +235,8 @@ async def put_file(
     dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,
-    responses=problems(400, 403, 404, 412, 422, 503),
+    openapi_extra=request_headers(*_CONDITIONS),
+    responses={204: {"description": "Deleted."}, **problems(400, 403, 404, 412, 422, 503)},
 )
 async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
     """Delete a file. Downloads of it that have begun continue to their end."""
@@ -269,11 +283,14 @@ MAX_PATCH_BYTES = 64 << 10
 _PATCHED = ("folder", "filename")
 
 _PATCH: dict[str, Any] = {
+    **request_headers(*_CONDITIONS),
     "requestBody": {
         "required": True,
         "content": {
             MERGE_PATCH: {
                 "schema": {
+                    "title": "FileMove",
+                    "description": "The members of a file to change, as a merge patch (RFC 7396).",
                     "type": "object",
                     "additionalProperties": False,
                     "properties": {
@@ -287,7 +304,7 @@ _PATCH: dict[str, Any] = {
                 "example": {"folder": "films", "filename": "another name.mp4"},
             }
         },
-    }
+    },
 }
 
 
@@ -295,9 +312,12 @@ _PATCH: dict[str, Any] = {
     "/files/{path:rest}",
     operation_id="files_move",
     dependencies=[Depends(require_writable)],
-    response_model=StoredFile,
+    response_model=StoredFile | Receipt,
     openapi_extra=_PATCH,
-    responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
+    responses={
+        200: {"description": "Moved.", "headers": response_headers("Content-Location")},
+        **problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
+    },
 )
 async def move_file(
     request: Request, services: ServicesDep, key: KeyDep, principal: PrincipalDep

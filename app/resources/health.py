@@ -21,7 +21,7 @@ VERSION = version("seekable")  # read once: it would take longer than the rest o
 
 _PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 
-router = APIRouter(tags=["health"], default_response_class=JSON)
+router = APIRouter(default_response_class=JSON)
 
 
 class Health(BaseModel):

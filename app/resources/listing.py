@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, GetJsonSchemaHandler
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
@@ -15,14 +16,29 @@ from app.http.media_types import canonical
 from app.resources.dependencies import Flag, LibraryDep, PrincipalDep, ServicesDep, base_url, owner_of
 from app.resources.errors import problems
 from app.resources.files import StoredFile
+from app.resources.openapi import response_headers
 from app.resources.rendering import JSON
 from app.storage.errors import StorageError
 from app.storage.types import MAX_FOLDERS, Listing, Page, Sort, normalize_folder
 
-Order = Annotated[
-    Literal["name", "-name", "size", "-size", "created_at", "-created_at", "updated_at", "-updated_at"],
-    Query(description="With `-` from the greatest to the least."),
-]
+
+class FileOrder(StrEnum):
+    """The order of a list; with `-` from the greatest to the least."""
+
+    NAME = "name"
+    NAME_DESCENDING = "-name"
+    SIZE = "size"
+    SIZE_DESCENDING = "-size"
+    CREATED_AT = "created_at"
+    CREATED_AT_DESCENDING = "-created_at"
+    UPDATED_AT = "updated_at"
+    UPDATED_AT_DESCENDING = "-updated_at"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Add the names of the members, for generators of clients: `-name` is none."""
+        return {**handler(schema), "x-enum-varnames": list(cls.__members__)}
+
 
 # RFC 6838 §4.2, with `video` and `video/*` for every video type.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
@@ -38,8 +54,8 @@ PAGE_SIZE = 200
 log = logging.getLogger(__name__)
 
 
-def sort_of(order: str) -> tuple[Sort, bool]:
-    """Return the sort key of an Order, and whether it is descending."""
+def sort_of(order: FileOrder) -> tuple[Sort, bool]:
+    """Return the sort key of an order, and whether it is descending."""
     return Sort(order.removeprefix("-")), order.startswith("-")
 
 
@@ -51,7 +67,7 @@ async def get_listing(
     type: Annotated[
         str, Query(pattern=_TYPE, description="Media type: `video/mp4`, or `video` for all videos.")
     ] = "",
-    sort: Order = "name",
+    sort: FileOrder = FileOrder.NAME,
 ) -> Listing:
     """Dependency: the files that the query selects."""
     media_type = canonical(type.removesuffix("/*"))
@@ -73,11 +89,19 @@ class FileList(BaseModel):
     )
 
 
-router = APIRouter(tags=["files"])
+router = APIRouter()
 
 
 @router.head("/files", include_in_schema=False)
-@router.get("/files", operation_id="files_list", response_model=FileList, responses=problems(400, 422, 503))
+@router.get(
+    "/files",
+    operation_id="files_list",
+    response_model=FileList,
+    responses={
+        200: {"description": "A page of the list.", "headers": response_headers("Link")},
+        **problems(400, 422, 503),
+    },
+)
 async def list_files(
     request: Request,
     services: ServicesDep,

@@ -17,7 +17,7 @@ from app.resources.listing import PAGE_SIZE, ListingDep, listing_response
 from app.storage.contract import all_pages
 from app.storage.types import FileInfo, Key, Listing, Page
 
-router = APIRouter(tags=["playlists"])
+router = APIRouter()
 
 
 def _responses(format: Format) -> dict[int | str, dict[str, Any]]:

@@ -30,7 +30,7 @@ from app.resources.dependencies import (
 )
 from app.resources.docs import StaticAssets
 from app.resources.errors import Problem, error_response
-from app.resources.listing import Order, SearchWords, sort_of
+from app.resources.listing import FileOrder, SearchWords, sort_of
 from app.storage import cursors
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName, NotFound, StorageError
@@ -182,7 +182,7 @@ async def index(
     library: LibraryDep,
     folder: str = "",
     q: SearchWords = "",
-    sort: Order = "name",
+    sort: FileOrder = FileOrder.NAME,
     cursor: Annotated[str | None, Query()] = None,
     play: str = "",
 ) -> Response:
@@ -202,7 +202,7 @@ async def index(
         page=found,
         more_folders=len(found.folders) >= MAX_FOLDERS,
         q=q,
-        order="" if sort == "name" else sort,
+        order="" if sort is FileOrder.NAME else sort,
         later=bool(cursor),
     )
 

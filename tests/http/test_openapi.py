@@ -2,16 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urljoin
 
 import httpx
+import openapi_spec_validator
 import pytest
 from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 
-from app.resources import downloads
+from app.resources import downloads, openapi
 
 SendRequest = Callable[..., httpx.Response]
 Part = Callable[..., bytes]
@@ -40,6 +41,9 @@ OPERATION_ID = re.compile(
 )
 
 
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
+
+
 def operation_ids(document: dict[str, Any]) -> list[str]:
     return [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
 
@@ -58,14 +62,48 @@ def test_route_is_documented_with_its_statuses(document: dict[str, Any], method:
     assert {int(status) for status in operation["responses"]} >= ROUTES[method, path]
     assert operation.get("summary")
     for status, response in operation["responses"].items():
-        assert response["description"]
-        if int(status) >= 400:
-            assert "application/problem+json" in response["content"], status
+        if int(status) < 400:
+            assert response["description"]
+        else:
+            assert response["$ref"].startswith("#/components/responses/")
+            content = dereferenced(document, response)["content"]
+            assert content == {"application/problem+json": {"schema": PROBLEM}}
 
 
 def test_no_other_route_is_documented(document: dict[str, Any]) -> None:
     methods = {(method, path) for path, item in document["paths"].items() for method in item}
     assert methods - set(ROUTES) <= {("head", path) for _, path in ROUTES}
+
+
+def test_document_is_valid(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    openapi_spec_validator.validate(document)
+
+
+def test_schemas_of_objects_are_components(document: dict[str, Any]) -> None:
+    """Generators name classes after components, and the same schema inline becomes a class per route."""
+    inline = [key for key in keys_of(document["paths"]) if key in ("properties", "enum", "$defs")]
+    assert inline == []
+    assert {"StoredFile", "FileList", "FileUpload", "FileMove", "FileOrder", "Problem"} < set(
+        document["components"]["schemas"]
+    )
+    assert not {"HTTPValidationError", "Receipt"} & set(document["components"]["schemas"])
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    """Yield the keys of all objects in a JSON value."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from keys_of(each)
+
+
+def test_every_tag_is_described(document: dict[str, Any]) -> None:
+    used = {operation["tags"][0] for item in document["paths"].values() for operation in item.values()}
+    assert {tag["name"] for tag in document["tags"]} == used == {"files", "playlists", "health"}
+    assert all(tag["description"] for tag in document["tags"])
 
 
 def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
@@ -87,24 +125,29 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
 
 def test_document_describes_uploads_and_range_requests_for_console(document: dict[str, Any]) -> None:
     upload = document["paths"]["/file/upload"]["post"]["requestBody"]
-    form = upload["content"]["multipart/form-data"]["schema"]
+    schemas = document["components"]["schemas"]
+    assert upload["content"]["multipart/form-data"]["schema"] == {"$ref": "#/components/schemas/FileUpload"}
+    form = schemas["FileUpload"]
     assert upload["required"]
     assert form["required"] == ["file"]
     assert form["properties"]["file"]["format"] == "binary"
     assert {"folder", "sid"} <= set(form["properties"])
     for method, path in (("post", "/file/upload"), ("put", "/files/{path}")):
         parameters = document["paths"][path][method]["parameters"]
-        assert ("query", "sid") in {(p["in"], p["name"]) for p in parameters}
+        assert "sid" in {parameter.get("name") for parameter in parameters}
     assert "application/octet-stream" in document["paths"]["/files/{path}"]["put"]["requestBody"]["content"]
     patch = document["paths"]["/files/{path}"]["patch"]["requestBody"]
-    names = patch["content"]["application/merge-patch+json"]["schema"]["properties"]
-    assert set(names) == {"folder", "filename"}
+    assert "application/merge-patch+json" in patch["content"]
+    assert set(schemas["FileMove"]["properties"]) == {"folder", "filename"}
     listing = {p["name"]: p["schema"] for p in document["paths"]["/files"]["get"]["parameters"]}
     assert set(listing) == {"folder", "recursive", "q", "type", "sort", "limit", "cursor"}
-    assert {"name", "-size", "created_at", "-updated_at"} < set(listing["sort"]["enum"])
+    order = schemas["FileOrder"]
+    assert {"name", "-size", "created_at", "-updated_at"} < set(order["enum"])
+    assert len(order["enum"]) == len(order["x-enum-varnames"])
     for path in ("/file/stream", "/stream/{id}", "/files/{path}"):
-        parameters = {(p["in"], p["name"].lower()) for p in document["paths"][path]["get"]["parameters"]}
-        assert {("header", "range"), ("query", "download")} <= parameters
+        parameters = document["paths"][path]["get"]["parameters"]
+        assert "download" in {parameter.get("name") for parameter in parameters}
+        assert {"$ref": "#/components/parameters/Range"} in parameters
 
 
 def test_stream_routes_are_documented_like_ordinary_routes(document: dict[str, Any]) -> None:
@@ -120,8 +163,9 @@ def test_stream_routes_are_documented_like_ordinary_routes(document: dict[str, A
             response_model=None,
             response_class=Response,
             responses=route.responses,
-            tags=route.tags,
+            openapi_extra=route.openapi_extra,
         )(route.endpoint)
+    openapi.complete(plain.openapi(), plain.routes, cookie=None)
     paths = plain.openapi()["paths"]
     assert set(paths) == {"/file/stream", "/stream/{id}", "/files/{path}"}
     for path in paths:
@@ -138,6 +182,21 @@ def test_responses_have_the_documented_fields(
     assert set(document["components"]["schemas"]["FileList"]["properties"]) == set(page)
 
 
+def documented_headers(
+    document: dict[str, Any], method: str, path: str, status: int
+) -> Iterator[tuple[str, bool]]:
+    """Yield the names of the response headers, in lower case, and whether each is required."""
+    response = document["paths"][path][method]["responses"].get(str(status), {})
+    for name, header in dereferenced(document, response).get("headers", {}).items():
+        yield name.lower(), dereferenced(document, header)["required"]
+
+
+def dereferenced(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    for step in value.get("$ref", "#").split("/")[1:]:
+        document = document[step]
+    return document if "$ref" in value else value
+
+
 def test_responses_have_documented_statuses(
     document: dict[str, Any], send_request: SendRequest, part: Part, send_form: Any, folder: str
 ) -> None:
@@ -145,10 +204,18 @@ def test_responses_have_documented_statuses(
     route."""
     film = f"/files/{folder}/film.mp4"
     found: set[tuple[str, str, int]] = set()
+    documented_names: set[str] = set()
+    sent_names: set[str] = set()
 
     def record(method: str, template: str, response: httpx.Response) -> None:
         # HEAD is not documented: its response is that of GET.
-        found.add(("get" if method == "HEAD" else method.lower(), template, response.status_code))
+        method = "get" if method == "HEAD" else method.lower()
+        found.add((method, template, response.status_code))
+        for name, is_required in documented_headers(document, method, template, response.status_code):
+            assert not is_required or name in response.headers, (method, template, response.status_code, name)
+            documented_names.add(name)
+            if name in response.headers:
+                sent_names.add(name)
 
     def put(path: str, *headers: str, body: bytes = b"x" * 100) -> None:
         record("PUT", "/files/{path}", send_request("PUT", path, *headers, body=body))
@@ -221,6 +288,7 @@ def test_responses_have_documented_statuses(
         for status in operation["responses"]
     }
     assert found <= documented
+    assert documented_names - sent_names <= {"link", "retry-after"}
     assert len(found) > 43, "the requests cover enough statuses"
 
 

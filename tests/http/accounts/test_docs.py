@@ -1,7 +1,14 @@
 """The OpenAPI document and the API docs on a server with accounts."""
 
-from tests.http.accounts.conftest import AccountServer, User
-from tests.http.test_openapi import OPERATION_ID, operation_ids
+import re
+from typing import Any
+
+import openapi_spec_validator
+import pytest
+
+from app.accounts.models import Scope
+from tests.http.accounts.conftest import AccountServer, User, basic, bearer
+from tests.http.test_openapi import OPERATION_ID, keys_of, operation_ids
 
 FOR_EVERYBODY = {"/sign-up", "/login", "/health", "/health/live", "/health/ready"}
 
@@ -10,11 +17,13 @@ def test_openapi_describes_authentication(account_server: AccountServer, user: U
     assert account_server.request("GET", "/openapi.json").status_code == 401
     document = user.request("GET", "/openapi.json").json()
     schemes = document["components"]["securitySchemes"]
-    assert {(scheme["type"], scheme["scheme"]) for scheme in schemes.values()} == {
+    assert {(scheme["type"], scheme.get("scheme") or scheme["in"]) for scheme in schemes.values()} == {
         ("http", "basic"),
         ("http", "bearer"),
+        ("apiKey", "cookie"),
+        ("apiKey", "query"),
     }
-    assert {name for each in document["security"] for name in each} == set(schemes)
+    assert re.fullmatch(r"(__Host-)?seekable-\d+", schemes["session"]["name"])
     operations = [(path, one) for path, all_of in document["paths"].items() for one in all_of.values()]
     assert {path for path, one in operations if one.get("security") == []} == FOR_EVERYBODY
     assert all("401" in one["responses"] for path, one in operations if path not in FOR_EVERYBODY)
@@ -24,6 +33,59 @@ def test_operation_ids_are_noun_and_verb(user: User) -> None:
     names = operation_ids(user.request("GET", "/openapi.json").json())
     assert len(names) == len(set(names)) > 25
     assert [name for name in names if not OPERATION_ID.fullmatch(name)] == []
+
+
+def test_document_is_valid(user: User) -> None:
+    document = user.request("GET", "/openapi.json").json()
+    openapi_spec_validator.validate(document)
+    inline = [key for key in keys_of(document["paths"]) if key in ("properties", "enum", "$defs")]
+    assert inline == []
+    bodies = {"Credentials", "NewAccount", "PasswordChange", "Deletion", "NewLink", "NewInvite", "NewToken"}
+    assert bodies | {"Receipt", "Scope"} < set(document["components"]["schemas"])
+
+
+@pytest.mark.parametrize("scheme", ["session", "password", "token read", "token write", "link", "none"])
+def test_operations_accept_documented_credentials_only(account_server: AccountServer, scheme: str) -> None:
+    """A request that lacks its body, or names a missing thing, is refused after its credentials are."""
+    user = account_server.new_user(is_admin=True)
+    user.put("film.mp4")
+    document = user.request("GET", "/openapi.json").json()
+    headers = headers_of(user, scheme)
+    links = {True: user.new_playlist_link("")["url"], False: user.new_link("film.mp4")["url"]}
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if operation["operationId"] == "accounts_log_out":
+                continue  # it would end the session, and the others would be refused
+            target = path.format_map(Names(path="film.mp4" if method == "get" else "missing.mp4"))
+            query = "?" + links["playlist" in path].partition("?")[2] if scheme == "link" else ""
+            response = account_server.request(method, target + query, headers=headers)
+            is_refused = response.status_code in (401, 403)
+            assert is_refused is not is_documented(operation, scheme), (method, path, response.status_code)
+
+
+class Names(dict[str, str]):
+    """The values of path parameters."""
+
+    def __missing__(self, name: str) -> str:
+        return "missing"
+
+
+def headers_of(user: User, scheme: str) -> dict[str, str]:
+    """Return the headers of a request with these credentials."""
+    match scheme.split():
+        case ["session"]:
+            return user.headers
+        case ["password"]:
+            return basic(user.email)
+        case ["token", scope]:
+            return bearer(user.new_token(Scope(scope)))
+    return {}
+
+
+def is_documented(operation: dict[str, Any], scheme: str) -> bool:
+    name, _, scope = scheme.partition(" ")
+    security: list[dict[str, list[str]]] = operation["security"]
+    return security == [] or any(one.get(name) == ([scope] if scope else []) for one in security)
 
 
 def test_console_requires_login(account_server: AccountServer, user: User) -> None:
