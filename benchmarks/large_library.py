@@ -173,7 +173,7 @@ async def operations(storage: Storage) -> dict[str, Step]:
         "search: no hit among two": search("the nonesuch"),
         "open: by path": lambda: storage.stat(middle[""].key),
         "open: by id": lambda: storage.stat(FileId(SHARED, middle[""].id)),
-        "folders": lambda: storage.folders(SHARED, "shelf 00"),
+        "folders": lambda: storage.folders(SHARED, "shelf 00", limit=1000),
     }
     return asked | _changes(storage)
 

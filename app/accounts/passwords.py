@@ -19,8 +19,8 @@ _MEMORY_KIB = 19 << 10
 class Passwords:
     """Hashes passwords and compares them with hashes. Each call blocks for some hundredths of a second."""
 
-    def __init__(self) -> None:
-        self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=_MEMORY_KIB, parallelism=1)
+    def __init__(self, new_hasher: type[argon2.PasswordHasher] = argon2.PasswordHasher) -> None:
+        self._hasher = new_hasher(time_cost=2, memory_cost=_MEMORY_KIB, parallelism=1)
         self._decoy = self._hasher.hash("the password of no account")
 
     def hash(self, password: str) -> str:

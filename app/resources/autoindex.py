@@ -12,7 +12,7 @@ from app.resources.errors import TooManyFolders
 from app.resources.listing import PAGE_SIZE, listing_response
 from app.storage.contract import all_pages
 from app.storage.errors import NotFound
-from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, FileInfo, Listing, Page, normalize_folder
+from app.storage.types import MAX_FOLDERS, FileInfo, Listing, Page, normalize_folder
 
 _HEADERS = {
     "content-type": "text/html; charset=utf-8",
@@ -52,11 +52,13 @@ async def _index(request: Request, services: Services, listing: Listing) -> Resp
         raise NotFound("There is no such folder.")
     folders = first.folders
     if len(folders) >= MAX_FOLDERS:
-        folders = await services.storage.folders(listing.library, listing.folder)
-    if len(folders) >= MAX_ALL_FOLDERS:
+        folders = await services.storage.folders(
+            listing.library, listing.folder, limit=services.max_index_folders
+        )
+    if len(folders) >= services.max_index_folders:
         # A truncated page would look complete to a client that copies the library by its links.
         raise TooManyFolders(
-            f"The folder has {MAX_ALL_FOLDERS:,} folders inside, or more: too many for one page. "
+            f"The folder has {services.max_index_folders:,} folders inside, or more: too many for one page. "
             "Use GET /files instead."
         )
     pages = all_pages(services.storage, listing, limit=PAGE_SIZE, first=first)

@@ -56,6 +56,8 @@ class Services:
     metrics: Metrics
     close_sockets_within_s: float = 5
     """Seconds to wait for a WebSocket peer that does not read; the server itself has no deadline."""
+    max_index_folders: int = 100_000
+    """The page of links of a folder with so many folders inside is refused."""
 
 
 def _flag(value: object) -> object:

@@ -69,7 +69,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._instrumentation = Instrumentation(requests, self.config.log_requests, self.config.name_requests)
         self._receiving = False  # a request has begun and is incomplete
         self._in_head = False  # so is its head
-        self._received = 0
+        self.received = 0
+        """Bytes that the client has sent on this connection."""
         self._remaining = 0  # bytes of a body of known length that have not arrived
         self._overhead = 0  # bytes since the end of the last head, body data or request
         self._in_request_line = False  # the last segment ended within a request line
@@ -110,7 +111,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Receiving
 
     def data_received(self, data: bytes) -> None:
-        self._received += len(data)
+        self.received += len(data)
         self._overhead += len(data)
         if self._in_request_line or not self._receiving:
             data = self._with_ascii_target(data)
@@ -163,7 +164,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return head + rest
 
     def _switch_to_websocket(self, rest: bytes) -> None:
-        if self._is_responding():
+        if self.is_responding():
             self.transport.abort()  # the unfinished response would escape every limit
             return
         self.scope["method"] = "GET"
@@ -186,7 +187,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _receive_body(self, piece: bytes, remaining: int) -> None:
         """Receive a piece of a long body past the parser, which is replaced at the end of the body."""
-        self._received += len(piece)
+        self.received += len(piece)
         self.on_body(piece)
         if not remaining:
             self.on_message_complete()
@@ -296,7 +297,7 @@ class HttpProtocol(HttpToolsProtocol):
         limits = self.config.limits
         waits = step is WaitingFor.BODY
         if self._body_rate.is_too_slow(
-            self.cycle, waits=waits, received=self._received, limits=limits, now=now
+            self.cycle, waits=waits, received=self.received, limits=limits, now=now
         ):
             detail = f"The body arrives too slowly: send at least {limits.body_rate:g} bytes a second."
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, detail)
@@ -314,7 +315,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _state(self) -> ConnectionState:
-        responding = self._is_responding()
+        responding = self.is_responding()
         waits_to_continue = responding and self.cycle.waiting_for_100_continue
         return ConnectionState(
             receiving=self._receiving,
@@ -325,7 +326,8 @@ class HttpProtocol(HttpToolsProtocol):
             new=self.cycle is None,
         )
 
-    def _is_responding(self) -> bool:
+    def is_responding(self) -> bool:
+        """Return whether a response has begun or must begin, and is incomplete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _is_unsent(self) -> bool:
@@ -335,7 +337,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _progress(self, step: WaitingFor | None) -> object:
         if step is WaitingFor.BODY:
-            return self._received
+            return self.received
         if step is WaitingFor.READER:
             sent = self._sender.sent if self._sender is not None else 0
             return sent, self.transport.get_write_buffer_size(), _unacknowledged(self._socket)

@@ -42,8 +42,8 @@ def encode_problem_response(status: HTTPStatus, detail: str, request_id: str) ->
 class LogThrottle:
     """A limit of one log record per peer and second, so that a peer cannot flood the log."""
 
-    def __init__(self) -> None:
-        self._records: LRUCache[str, float] = LRUCache(MAX_PEERS)
+    def __init__(self, max_peers: int = MAX_PEERS) -> None:
+        self._records: LRUCache[str, float] = LRUCache(max_peers)
 
     def is_recent(self, peer: str, now: float) -> bool:
         """Return whether the peer was logged within the last second; if not, remember this record."""

@@ -323,8 +323,9 @@ class ThreadedStorage:
         assert found is not None
         return found
 
-    async def folders(self, library: str, folder: str) -> tuple[str, ...]:
-        return await self._reads.run(self._timed("folders", self._backend.folders), library, folder)
+    async def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
+        folders = partial(self._timed("folders", self._backend.folders), limit=limit)
+        return await self._reads.run(folders, library, folder)
 
     async def libraries(self) -> tuple[str, ...]:
         return await self._reads.run(self._timed("libraries", self._backend.libraries))

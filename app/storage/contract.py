@@ -133,8 +133,8 @@ class Storage(Protocol):
         InvalidCursor if no page of such a listing gave the cursor.
         """
 
-    async def folders(self, library: str, folder: str) -> tuple[str, ...]:
-        """Return the names of the folders directly inside, in byte order, at most MAX_ALL_FOLDERS."""
+    async def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
+        """Return the names of the first folders directly inside, in byte order, at most `limit`."""
 
     async def libraries(self) -> tuple[str, ...]:
         """Return the names of all libraries that have files, in byte order; SHARED is one of them."""

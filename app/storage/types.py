@@ -241,9 +241,6 @@ class Committed:
 MAX_FOLDERS = 1000
 """The most folders that a page names."""
 
-MAX_ALL_FOLDERS = 100_000
-"""The most folders inside one folder that any method names."""
-
 
 class ChangeKind(Enum):
     CREATED = "created"

@@ -2,21 +2,24 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
-import pytest
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from app.main import create_app
+from app.resources.dependencies import Services
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import ClientLimits
 from app.server.protocol import HttpProtocol
 from app.server.uvicorn_config import UvicornConfig
 from app.settings import Settings
-from app.storage.async_storage import ThreadedStorage
-from app.storage.types import Page
+from app.storage.contract import Storage
+from app.storage.types import Listing, Page
 from tests.support import Server, running
 from tests.support.beneath import beneath
 
@@ -39,31 +42,62 @@ def run_with_films(folder: Path, paths: Iterable[str], **settings: object) -> It
 
 
 class PageCounter:
-    """Counts the pages that the server reads from the storage; breaks the database before page `fail_at`."""
+    """Counts the pages that routes read from the storage; breaks the database before page `fail_at`."""
 
-    def __init__(self, library: LargeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, library: LargeLibrary) -> None:
         self.pages = 0
         self.fail_at: int | None = None
+        self._library = library
         self._failure = ExitStack()
-        read_page = ThreadedStorage.page
 
-        async def page(storage: ThreadedStorage, *arguments: object, **options: object) -> Page:
-            self.pages += 1
-            if self.pages == self.fail_at:
-                self._failure.enter_context(library.beneath.broken())
-            return await read_page(storage, *arguments, **options)
+    def observe(self, services: Services) -> Services:
+        return replace(services, storage=cast(Storage, CountedStorage(services.storage, self)))
 
-        monkeypatch.setattr(ThreadedStorage, "page", page)
+    def count(self) -> None:
+        self.pages += 1
+        if self.pages == self.fail_at:
+            self._failure.enter_context(self._library.beneath.broken())
 
     def repair(self) -> None:
         self._failure.close()
 
 
+class CountedStorage:
+    """A storage whose pages are counted before they are read from the storage below."""
+
+    def __init__(self, storage: Storage, counter: PageCounter) -> None:
+        self._storage = storage
+        self._counter = counter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
+        self._counter.count()
+        return await self._storage.page(listing, cursor=cursor, limit=limit)
+
+
+def _unchanged(services: Services) -> Services:
+    return services
+
+
 @contextmanager
-def serve_in_process(library: LargeLibrary) -> Iterator[int]:
-    """Run a real server over the library in a thread of this process, and yield its port."""
+def serve_in_process(
+    library: LargeLibrary, change: Callable[[Services], Services] = _unchanged
+) -> Iterator[int]:
+    """Run a real server over the library in a thread of this process, and yield its port.
+
+    Its routes use the services that `change` returns.
+    """
+    application = create_app(library.settings)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["state"]["services"] = change(scope["state"]["services"])
+        await application(scope, receive, send)
+
     config = UvicornConfig(
-        create_app(library.settings),  # type: ignore[arg-type]  # uvicorn accepts an application
+        app,  # type: ignore[arg-type]  # Starlette's types of ASGI differ from uvicorn's
         protocol=HttpProtocol,
         limits=ClientLimits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
         connections=ConnectionLimits(per_peer=1000, total=None, exempt=()),

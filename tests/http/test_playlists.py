@@ -211,8 +211,8 @@ def library(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -
 
 
 @pytest.fixture
-def counter(library: LargeLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[PageCounter]:
-    counter = PageCounter(library, monkeypatch)
+def counter(library: LargeLibrary) -> Iterator[PageCounter]:
+    counter = PageCounter(library)
     yield counter
     counter.repair()
 
@@ -220,7 +220,7 @@ def counter(library: LargeLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.fixture
 def port(library: LargeLibrary, counter: PageCounter) -> Iterator[int]:
     """Serve the library and yield the port."""
-    with serve_in_process(library) as port:
+    with serve_in_process(library, counter.observe) as port:
         yield port
 
 

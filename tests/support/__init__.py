@@ -90,6 +90,10 @@ class Server:
             )
 
     @property
+    def was_started(self) -> bool:
+        return self._process is not None
+
+    @property
     def process(self) -> Process:
         assert self._process is not None
         return self._process
@@ -150,7 +154,7 @@ def running(folder: Path, *arguments: str, **settings: object) -> Iterator[Serve
     try:
         yield server.start(*arguments)
     finally:
-        if server._process is not None:
+        if server.was_started:
             server.stop()
 
 

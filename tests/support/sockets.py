@@ -60,7 +60,7 @@ class Socket:
         ]
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
         while b"\r\n\r\n" not in self._buffer:
-            self._more()
+            self.read_some()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         self.head = head.decode().lower()
         self.status = int(head.split(b" ")[1])
@@ -107,7 +107,7 @@ class Socket:
             return False
         self.socket.settimeout(seconds)
         try:
-            self._more()
+            self.read_some()
         except TimeoutError:
             return True
         finally:
@@ -127,12 +127,13 @@ class Socket:
 
     def _take(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            self._more()
+            self.read_some()
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         return taken
 
-    def _more(self) -> None:
-        data = self.socket.recv(1 << 16)
+    def read_some(self, size: int = 1 << 16) -> None:
+        """Read bytes of a response, at most `size`, for `receive_response`."""
+        data = self.socket.recv(size)
         if not data:
             raise ConnectionError("closed")
         self._buffer += data

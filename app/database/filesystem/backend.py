@@ -54,7 +54,6 @@ from app.storage.errors import (
 )
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import (
-    MAX_ALL_FOLDERS,
     MAX_FOLDERS,
     Address,
     Change,
@@ -233,9 +232,9 @@ class FilesystemBackend:
         except (OutOfSpace, StorageUnavailable):
             pass
 
-    def folders(self, library: str, folder: str) -> tuple[str, ...]:
+    def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
         with self.database.reading() as session:
-            return folders(session, library, folder, limit=MAX_ALL_FOLDERS)
+            return folders(session, library, folder, limit=limit)
 
     def libraries(self) -> tuple[str, ...]:
         with self.database.reading() as session:

@@ -310,8 +310,9 @@ class CachedOpener:
     because every open there sends a request.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, *, system_call: int = _OPENAT2) -> None:
         self._root = root
+        self._system_call = system_call
         self._libc: ctypes.PyDLL | None = None
         if sys.platform == "linux":
             # Unlike CDLL, PyDLL keeps the GIL, which may take longer to acquire again than the call takes.
@@ -329,7 +330,8 @@ class CachedOpener:
         """
         if self._libc is None:
             return None
-        descriptor: int = self._libc.syscall(_OPENAT2, self._root, os.fsencode(path), _HOW_POINTER, _HOW_SIZE)
+        how = _HOW_POINTER, _HOW_SIZE
+        descriptor: int = self._libc.syscall(self._system_call, self._root, os.fsencode(path), *how)
         return None if descriptor < 0 else descriptor
 
 

@@ -27,7 +27,7 @@ from app.storage.types import RESERVED, SHARED, Key, normalize_folder
 
 T = TypeVar("T")
 
-MAX_FOLDERS = 100_000
+MAX_CACHED_FOLDERS = 100_000
 MAX_NAMES = 500_000
 """Maximum number of names of subfolders in the scan cache, of all folders together."""
 
@@ -59,7 +59,9 @@ class FolderState:
 class ScanCache:
     """The states of the most recently scanned folders, within bounds. Thread-safe."""
 
-    def __init__(self, limits: Limits, *, max_folders: int = MAX_FOLDERS, max_names: int = MAX_NAMES) -> None:
+    def __init__(
+        self, limits: Limits, *, max_folders: int = MAX_CACHED_FOLDERS, max_names: int = MAX_NAMES
+    ) -> None:
         self._max_folders = max_folders
         self._limits = limits
         self._folders: FIFOCache[DiskPath, FolderState] = FIFOCache(
@@ -122,7 +124,8 @@ class Scanner:
         self._refreshing = threading.Lock()
         self._refreshed: tuple[Target, float] | None = None
         self._postponed_until: dict[Target, float] = {}
-        self._resting_until: dict[Target, float] = {}
+        self._complete: dict[Target, tuple[float, float]] = {}
+        """When the last complete search of each list began and ended."""
 
     # Full scans
 
@@ -184,12 +187,16 @@ class Scanner:
             state = self._cache.get(path)
             checked += 1
             is_over = checked > self._limits.max_folders_checked
-            if is_over and time.monotonic() < self._resting_until.get(target, 0):
+            if is_over and self._is_resting(target):
                 return True
             if state is None or is_over or state.changed_ns != self._disk.folder_changed_ns(path):
                 return time.monotonic() < self._postponed_until.get(target, 0)
             stack += [(*path, name) for name in (state.folders if recursive else state.unindexed)]
         return True
+
+    def _is_resting(self, target: Target) -> bool:
+        began, ended = self._complete.get(target, (0, 0))
+        return time.monotonic() < ended + self._limits.rest_factor * (ended - began)
 
     def refresh(self, library: str, folder: str, *, recursive: bool) -> None:
         """Scan the folder if files were added or removed since its last scan. Raises DiskFault."""
@@ -221,7 +228,7 @@ class Scanner:
                     _set_bounded(self._postponed_until, target, deadline + pause_s)
                 return
         now = time.monotonic()
-        _set_bounded(self._resting_until, target, now + limits.rest_factor * (now - began))
+        _set_bounded(self._complete, target, (began, now))
 
     # Changes of this process
 
@@ -363,7 +370,7 @@ def _finding(path: DiskPath, error: Unreadable | InvalidName) -> ScanFinding:
     return ScanFinding("/".join(path), outcome, str(error))
 
 
-def _set_bounded(times: dict[Target, float], target: Target, when: float) -> None:
+def _set_bounded(times: dict[Target, T], target: Target, when: T) -> None:
     if len(times) >= MAX_TARGETS:
         times.clear()
     times[target] = when

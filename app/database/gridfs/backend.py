@@ -31,7 +31,6 @@ from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import (
-    MAX_ALL_FOLDERS,
     MAX_FOLDERS,
     Address,
     Committed,
@@ -151,9 +150,9 @@ class GridBackend:
                 names = folders(media, listing.library, listing.folder, limit=MAX_FOLDERS)
         return Page(names, tuple(parse_infos(found)), next_cursor)
 
-    def folders(self, library: str, folder: str) -> tuple[str, ...]:
+    def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
         with self.database.operation():
-            return folders(self.database.media, library, folder, limit=MAX_ALL_FOLDERS)
+            return folders(self.database.media, library, folder, limit=limit)
 
     def libraries(self) -> tuple[str, ...]:
         with self.database.operation():

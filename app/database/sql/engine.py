@@ -23,9 +23,6 @@ BUSY_TIMEOUT_MS = 30_000
 OUTCOME_TIMEOUT_S = 2
 """Seconds to determine the outcome of a COMMIT whose connection was lost."""
 
-PROVEN_FOR_S = 2
-"""Seconds for which a successful change proves that the database is writable."""
-
 PROBE_TIMEOUT_MS = 1_000
 """Milliseconds that a write probe waits for the writers of other processes."""
 
@@ -54,6 +51,9 @@ class Database(ABC):
 
     keeps_lock: bool
     """Whether a writer holds its lock until it has ended, even if its connection is lost before."""
+
+    proven_for_s: float = 2
+    """Seconds for which a successful change proves that the database is writable."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Database(ABC):
         """
         self._check_location()
         now = time.monotonic()
-        if now - self._wrote_at < PROVEN_FOR_S:
+        if now - self._wrote_at < self.proven_for_s:
             return
         if self._writing.locked():  # a probe would wait for it
             if now - self._writing_since > STUCK_AFTER_S:

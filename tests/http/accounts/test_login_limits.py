@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import argon2
 import httpx
@@ -316,7 +316,9 @@ def test_sign_ups_are_limited_by_address(
 
 
 @asynccontextmanager
-async def authenticator(account_server: AccountServer) -> AsyncIterator[Authenticator]:
+async def authenticator(
+    account_server: AccountServer, new_hasher: type[argon2.PasswordHasher] = argon2.PasswordHasher
+) -> AsyncIterator[Authenticator]:
     """Run authentication in this process, so that timings contain no network."""
 
     def refuse() -> TooManyAttempts:
@@ -329,13 +331,24 @@ async def authenticator(account_server: AccountServer) -> AsyncIterator[Authenti
             account_server.store,
             idle=timedelta(days=1),
             lifetime=timedelta(days=1),
-            passwords=Passwords(),
+            passwords=Passwords(new_hasher),
             run_hash=hashing.start,
             run_call=store_calls.start,
         )
     finally:
         hashing.close()
         store_calls.close()
+
+
+def counting_hasher(hashed: list[str]) -> type[argon2.PasswordHasher]:
+    """Return a class that appends the cost of each hash that it compares with a password."""
+
+    class CountingHasher(argon2.PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002  # argon2's name
+            hashed.append(repr(argon2.extract_parameters(str(hash))))
+            return super().verify(hash, password)
+
+    return CountingHasher
 
 
 async def failed_login_s(authenticator: Authenticator, email: str, password: str) -> float:
@@ -351,26 +364,18 @@ async def failed_login_s(authenticator: Authenticator, email: str, password: str
 
 @pytest.mark.anyio
 async def test_failed_login_takes_equal_time_for_unknown_account(
-    account_server: AccountServer, user: User, monkeypatch: pytest.MonkeyPatch
+    account_server: AccountServer, user: User
 ) -> None:
     """Each failed login hashes once, so the medians differ by less than a tenth."""
     hashed: list[str] = []
-    verify = argon2.PasswordHasher.verify
-
-    def counting_verify(self: argon2.PasswordHasher, known_hash: str, password: Any) -> Any:
-        hashed.append(repr(argon2.extract_parameters(known_hash)))
-        return verify(self, known_hash, password)
-
     unknown, disabled = f"unknown-{next(NUMBERS)}@example.org", account_server.new_user()
     account_server.store.set_disabled(disabled.account.id, True)
-    async with authenticator(account_server) as authentication:
-        with monkeypatch.context() as patch:
-            patch.setattr(argon2.PasswordHasher, "verify", counting_verify)
-            for email in (user.email, unknown, disabled.email, "no address", "\0", ""):
-                for password in ("wrong password", "", "x" * 1025, "x" * 5000, "\0", PASSWORD + "\0"):
-                    await failed_login_s(authentication, email, password)
-            assert len(hashed) == 36, "one hash each"
-            assert len({*hashed}) == 1, "of equal cost"
+    async with authenticator(account_server, counting_hasher(hashed)) as authentication:
+        for email in (user.email, unknown, disabled.email, "no address", "\0", ""):
+            for password in ("wrong password", "", "x" * 1025, "x" * 5000, "\0", PASSWORD + "\0"):
+                await failed_login_s(authentication, email, password)
+        assert len(hashed) == 36, "one hash each"
+        assert len({*hashed}) == 1, "of equal cost"
         existing_times: list[float] = []
         unknown_times: list[float] = []
         ratio = 0.0
@@ -400,19 +405,10 @@ async def test_password_checks_are_bounded_by_threads(account_server: AccountSer
 
 
 @pytest.mark.anyio
-async def test_right_password_is_cached(
-    account_server: AccountServer, user: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_right_password_is_cached(account_server: AccountServer, user: User) -> None:
     """Players send the password with every request; of concurrent requests, too, only one hashes."""
-    hashed: list[bool] = []
-    verify = argon2.PasswordHasher.verify
-
-    def counting_verify(self: argon2.PasswordHasher, known_hash: str, password: Any) -> Any:
-        hashed.append(True)
-        return verify(self, known_hash, password)
-
-    monkeypatch.setattr(argon2.PasswordHasher, "verify", counting_verify)
-    async with authenticator(account_server) as authentication:
+    hashed: list[str] = []
+    async with authenticator(account_server, counting_hasher(hashed)) as authentication:
         await asyncio.gather(
             *(authentication.by_password(user.email, PASSWORD, "10.8.0.1") for _ in range(50))
         )

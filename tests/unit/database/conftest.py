@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from app.storage.types import Change
 from tests.support import postgres
@@ -69,3 +70,50 @@ def no_descriptors() -> Callable[[], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     return exhausted
+
+
+# A COMMIT that fails because of a deferred constraint
+
+_TRAP = "CREATE TABLE trap (x VARCHAR(32) REFERENCES volume (id) DEFERRABLE INITIALLY DEFERRED)"
+_VERBS = ("INSERT", "UPDATE", "DELETE")
+TRAPS = {
+    "sqlite": (
+        "PRAGMA foreign_keys = ON",
+        [
+            _TRAP,
+            *(
+                f"CREATE TRIGGER trap_{verb} AFTER {verb} ON media BEGIN INSERT INTO trap VALUES ('no'); END"
+                for verb in _VERBS
+            ),
+        ],
+        [f"DROP TRIGGER trap_{verb}" for verb in _VERBS],
+    ),
+    "postgresql": (
+        "SELECT 1",  # deferred constraints are always checked
+        [
+            _TRAP,
+            "CREATE FUNCTION fall() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN INSERT INTO trap VALUES ('no'); RETURN NULL; END $$",
+            f"CREATE TRIGGER trap AFTER {' OR '.join(_VERBS)} ON media FOR EACH ROW EXECUTE FUNCTION fall()",
+        ],
+        ["DROP TRIGGER trap ON media"],
+    ),
+}
+"""For each database: a statement for new connections, and statements that set and remove the trap."""
+
+
+@pytest.fixture
+def failing_commit(library: Library) -> Iterator[None]:
+    """Let every COMMIT of a change fail."""
+    on_connect, set_trap, remove_trap = TRAPS[library.backend.database.engine.dialect.name]
+    engine = library.backend.database.engine
+    library.backend.database.close()
+    event.listen(engine, "connect", lambda connection, _: connection.execute(on_connect))
+    library.put(b"film")
+    for statement in set_trap:
+        library.sql(statement)
+    yield
+    for statement in remove_trap:
+        library.sql(statement)
+    assert library.get()[0] == b"film"
+    assert library.put(b"works again").info.size == 11

@@ -89,9 +89,9 @@ class Service:
         for segment in segments:
             writer.write(segment)
             sent += len(segment)
-            while is_ours() and connection._received < sent:
+            while is_ours() and connection.received < sent:
                 await asyncio.sleep(0)
-        while is_ours() and connection._is_responding():
+        while is_ours() and connection.is_responding():
             await asyncio.sleep(0)
         if is_ours():
             transport.close()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem import posix
 from app.database.filesystem.posix import CachedOpener
 from tests.support import mounted, skip_or_fail
 
@@ -90,8 +89,8 @@ def test_open_refuses_unknown_file_system(tmp_path: Path) -> None:
         assert not found
 
 
-def test_open_refuses_when_kernel_lacks_openat2(
-    opener: CachedOpener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(posix, "_OPENAT2", 100_000)
-    assert not opens(opener, "films/film.mp4")
+def test_open_refuses_when_kernel_lacks_openat2(root: Path) -> None:
+    descriptor = os.open(root, os.O_RDONLY)
+    found = opens(CachedOpener(descriptor, system_call=100_000), "films/film.mp4")
+    os.close(descriptor)
+    assert not found

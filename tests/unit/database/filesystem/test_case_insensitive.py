@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem.writable_disk import MoveIntent
-from app.database.sql.engine import Database
+from app.database.filesystem.writable_disk import MoveIntent, MoveIntentFile
 from app.storage.errors import (
     AlreadyExists,
     InvalidName,
     NotFound,
     PathConflict,
     StorageError,
+    StorageUnavailable,
     VersionMismatch,
 )
 from app.storage.maintenance import ScanOutcome
@@ -212,12 +212,9 @@ def test_move_changes_only_case(library: Library) -> None:
 
 
 @on_name_preserving_file_systems
-def test_case_rename_is_undone_when_commit_fails(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given: object) -> None:
-        raise StorageError("no")
-
-    with monkeypatch.context() as patch, pytest.raises(StorageError):
-        patch.setattr(Database, "commit", fail)
+@pytest.mark.usefixtures("failing_commit")
+def test_case_rename_is_undone_when_commit_fails(library: Library) -> None:
+    with pytest.raises(StorageUnavailable):
         library.backend.move(FILM, CASE, Expect.ANY)
     assert os.listdir(library.root / "films") == ["film.mp4"]
     assert library.get()[0] == b"film"
@@ -248,7 +245,9 @@ def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: 
     films = library.root / "films"
     status = (films / "film.mp4").stat()
     path = "films", "film.mp4"
-    library.backend.disk._intents.write(MoveIntent(path, ("films", "detour"), status.st_ino, is_detour=True))
+    reserved = os.open(library.root / ".seekable", os.O_RDONLY)
+    MoveIntentFile(reserved).write(MoveIntent(path, ("films", "detour"), status.st_ino, is_detour=True))
+    os.close(reserved)
     if killed != "before":
         (films / "film.mp4").rename(films / "detour")
     if killed in ("linked", "after"):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -550,7 +551,16 @@ def test_upload_replaces_dropped_ignored_file_only_without_if_none_match(library
     assert scan(library) == {}
 
 
-def test_ignored_folder_is_read_only_where_rows_exist(library: Library) -> None:
+def test_ignored_folder_is_read_only_where_rows_exist(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, scandir = set(), os.scandir
+
+    def recorded(folder: int) -> "Iterator[os.DirEntry[str]]":
+        read.add(os.fstat(folder).st_ino)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", recorded)
     thumbs = library.root / "films" / "@eaDir" / "film.mp4"
     drop(thumbs / "thumb.jpg")
     library.put(b"film", Key(SHARED, "films", "film.mp4"))
@@ -558,13 +568,14 @@ def test_ignored_folder_is_read_only_where_rows_exist(library: Library) -> None:
     assert library.backend.maintenance.estimate_file_count() == 1
     scan(library)
     page(library, recursive=True)
-    cached_folders = library.backend._scanner._cache
-    assert cached_folders.get(("films",)) is not None
-    assert cached_folders.get(("films", "@eaDir")) is None
+    ignored = thumbs.parent.stat().st_ino
+    assert (library.root / "films").stat().st_ino in read
+    assert ignored not in read
     uploaded = Key(SHARED, "films/@eaDir/film.mp4", "uploaded.jpg")
     library.put(b"uploaded", uploaded)
     library.path(uploaded).unlink()
     assert scan(library) == {ScanOutcome.DELETED: 1}
+    assert ignored in read
     assert (thumbs / "thumb.jpg").exists()
 
 

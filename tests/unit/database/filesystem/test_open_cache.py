@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.event import listen
 
-from app.database.filesystem import posix
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileId, Key
-from tests.support import skip_or_fail
+from tests.support import mounted, skip_or_fail
 from tests.unit.database.foreign_changes import drop, names, wait_for_tick
 from tests.unit.database.library import FILM, Library
 
@@ -245,9 +244,12 @@ def test_failed_cache_lookups_leak_no_descriptor(cached_library: Library) -> Non
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_cache_is_unused_when_system_lacks_openat2(
-    cached_library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(posix, "_OPENAT2", 100_000)
-    assert not is_cached(cached_library)
-    assert cached_library.get()[0] == b"film"
+def test_cache_is_unused_where_opening_may_block(tmp_path: Path) -> None:
+    with mounted(tmp_path / "other", "-t", "ramfs", "none") as folder:
+        library = Library(folder)
+        library.limits.cache_after_s = 0.02
+        library.put(b"film")
+        time.sleep(0.03)
+        assert library.get()[0] == b"film"
+        assert not is_cached(library)
+        library.close()

@@ -527,7 +527,7 @@ def test_many_folders_are_read_again_after_pause(library: Library) -> None:
     assert library.backend.page(listing, cursor=None, limit=99, wait=False) is not None, (
         "the list must not read the folder again"
     )
-    library.backend._scanner._resting_until.clear()
+    library.limits.rest_factor = 0
     drop(library.root / "c" / "dropped")
     wait_for_tick()
     assert len(page(library, recursive=True).items) == 4

@@ -340,7 +340,7 @@ def test_file_is_served_unconfirmed_when_database_is_read_only(library: Library)
 
 def test_file_is_served_unconfirmed_soon_when_database_is_locked(library: Library) -> None:
     info = library.put(b"film").info
-    library.backend.database._wrote_at = 0  # long before
+    library.backend.database.proven_for_s = 0  # as if the last change were long ago
     chmod(library.path())
     with closing(sqlite3.connect(library.root / ".seekable" / "seekable.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
