@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse
 
 from app.accounts.errors import AccountError, BadCredentials, NotPermitted
 from app.accounts.models import Account, Destination
+from app.http.content_negotiation import accepts_html
 from app.http.errors import BodyError
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
 from app.resources import session_cookies
@@ -21,11 +22,11 @@ from app.resources.dependencies import (
     base_path,
     require_writable,
 )
-from app.resources.errors import BEARER, Problem, error_response, problems
+from app.resources.errors import BEARER, failure_of, problems
 from app.resources.middleware.host_guard import BASE_URL_HINT, is_from_our_page
-from app.resources.rendering import JSON
+from app.resources.rendering import JSON, page
 from app.resources.request_body import body, body_schema, client_key, is_json, read_fields, validate
-from app.resources.ui import accepts_html, https_notice, page
+from app.resources.ui import https_notice
 from app.storage.types import SHARED
 
 router = APIRouter(default_response_class=JSON)
@@ -128,7 +129,7 @@ async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep
     except (AccountError, BodyError) as error:
         if is_json(request):
             raise
-        return await _form_again(request, error, "sign-up.html", **shown)
+        return _form_again(request, error, "sign-up.html", **shown)
     return await _logged_in(request, services, accounts, account, 201, "/")
 
 
@@ -153,7 +154,7 @@ async def login(request: Request, services: ServicesDep, accounts: AccountsDep) 
     except (AccountError, BodyError) as error:
         if is_json(request):
             raise
-        return await _form_again(request, error, "login.html", **shown, sign_up=accounts.service.is_open)
+        return _form_again(request, error, "login.html", **shown, sign_up=accounts.service.is_open)
     return await _logged_in(request, services, accounts, principal.account, 200, fields.next or "")
 
 
@@ -173,14 +174,13 @@ def _is_sent_by_http(request: Request, services: Services) -> bool:
     return is_secure and not is_json(request) and request.headers.get("origin", "").startswith("http://")
 
 
-async def _form_again(request: Request, error: Exception, template: str, **context: object) -> Response:
-    response = await error_response(request, error)
-    problem = Problem.model_validate_json(bytes(response.body))
-    kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
-    if problem.status == 401:
+def _form_again(request: Request, error: Exception, template: str, **context: object) -> Response:
+    failure = failure_of(request, error)
+    kept = {name: value for name, value in failure.headers.items() if name == "retry-after"}
+    if failure.status == 401:
         # With Basic, the browser would show its own login dialog before this page.
         kept["www-authenticate"] = BEARER
-    return page(request, template, problem.status, kept, message=problem.detail, **context)
+    return page(request, template, failure.status, kept, message=failure.detail, **context)
 
 
 async def _logged_in(
@@ -235,7 +235,7 @@ async def logout(request: Request, services: ServicesDep, accounts: AccountsDep)
 
 def _logged_out(request: Request, services: Services) -> Response:
     response = Response(status_code=204)
-    if accepts_html(request) and not is_json(request):
+    if accepts_html(request.scope["headers"]) and not is_json(request):
         response = RedirectResponse(f"{base_path(request.scope)}/login", 303)
     session_cookies.delete(response, request, services.base_url)
     return response

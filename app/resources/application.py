@@ -20,6 +20,7 @@ from app.resources import (
     manual,
     openapi,
     playlists,
+    rendering,
     sockets,
     ui,
 )
@@ -46,7 +47,7 @@ _OTHERS = (
     ui.router,
     manual.router,
     sockets.router,
-    ui.ASSETS.router,
+    rendering.ASSETS.router,
 )
 
 

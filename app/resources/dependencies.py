@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes
 
-from fastapi import Depends, Path, Request, Response
+from fastapi import Depends, Path, Response
 from fastapi.dependencies.models import Dependant
 from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
@@ -222,7 +222,7 @@ def base_path(scope: Scope) -> str:
     return quote(scope.get("root_path", ""))
 
 
-def base_url(request: Request, configured: str | None) -> str:
+def base_url(request: HTTPConnection, configured: str | None) -> str:
     """Return the beginning of absolute links. The host guard has checked the Host."""
     return configured or str(request.base_url).rstrip("/")
 

@@ -1,40 +1,14 @@
 """The API docs at /docs. This server also serves their assets."""
 
-import os
 from importlib.metadata import version
 from importlib.resources import files
 
 from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 
 from app.resources.dependencies import base_path
-from app.resources.rendering import JSON
-
-
-class StaticAssets:
-    """The files of a folder. Browsers cache them for good, so `release` must change whenever a file does."""
-
-    def __init__(self, release: str, folder: str | os.PathLike[str]) -> None:
-        self.path = f"/assets/{release}"
-        self.router = APIRouter(include_in_schema=False)
-        self.router.add_api_route(f"{self.path}/{{name}}", self._asset, methods=["GET", "HEAD"])
-        self._files = StaticFiles(directory=folder, check_dir=False)
-
-    async def get_unversioned(self, request: Request, name: str) -> Response:
-        """Return one of the files for a path without the release."""
-        return await self._get(request, name, "public, max-age=86400")
-
-    async def _asset(self, request: Request, name: str) -> Response:
-        return await self._get(request, name, "public, max-age=31536000, immutable")
-
-    async def _get(self, request: Request, name: str, cache_control: str) -> Response:
-        response = await self._files.get_response(name, request.scope)
-        response.headers["cache-control"] = cache_control
-        response.headers["x-content-type-options"] = "nosniff"
-        return response
-
+from app.resources.rendering import JSON, StaticAssets
 
 ASSETS = StaticAssets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
 

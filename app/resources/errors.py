@@ -1,6 +1,7 @@
 """The one table from errors to statuses, and the problem documents of RFC 9457."""
 
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -15,9 +16,11 @@ from starlette.routing import Match
 from app.accounts import errors as accounts
 from app.events import connections
 from app.http import errors as bodies
+from app.http.content_negotiation import PAGE_VARIES_BY, asks_for_page
 from app.http.ranges import RangeNotSatisfiable
 from app.library.quotas import QuotaExceeded
-from app.resources.rendering import JSON
+from app.resources.dependencies import route_path
+from app.resources.rendering import JSON, page
 from app.resources.request_body import MERGE_PATCH, InvalidFields
 from app.storage import errors as storage
 
@@ -105,14 +108,17 @@ PROBLEMS = {
 
 
 def problem_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    # A rejected name may contain lone surrogates, which JSON cannot.
-    printable = detail.encode(errors="backslashreplace").decode()
     return JSON(
-        Problem(title=HTTPStatus(status).phrase, status=status, detail=printable),
+        Problem(title=HTTPStatus(status).phrase, status=status, detail=printable(detail)),
         status,
         headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
         media_type="application/problem+json",
     )
+
+
+def printable(text: str) -> str:
+    """Return the text with escapes for lone surrogates of a rejected name, which UTF-8 cannot encode."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -120,10 +126,56 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"$ref": f"#/components/responses/{PROBLEMS[status][0]}"} for status in statuses}
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a request failed, before it is written as a problem document or as a page."""
+
+    status: int
+    detail: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return HTTPStatus(self.status).phrase
+
+
 async def error_response(request: HTTPConnection, error: Exception) -> Response:
-    """Return the problem response to an error of the table."""
-    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
-    return await handler(request, error)
+    """Return the response to an error: a page to a browser that asks for one, else a problem document."""
+    return failure_response(request, failure_of(request, error))
+
+
+def failure_response(
+    request: HTTPConnection,
+    failure: Failure,
+    as_page: Callable[[HTTPConnection, Failure], Response] | None = None,
+) -> Response:
+    """Return the response to a failure; `as_page` makes the page of one that refuses our assets as well."""
+    method = request.scope.get("method")
+    if method not in ("GET", "HEAD"):
+        return problem_response(failure.status, failure.detail, failure.headers)
+    failure = replace(failure, headers={**failure.headers, "vary": PAGE_VARIES_BY})
+    if asks_for_page(method, request.scope["headers"]):
+        return (as_page or failure_page)(request, failure)
+    return problem_response(failure.status, failure.detail, failure.headers)
+
+
+def failure_page(request: HTTPConnection, failure: Failure) -> Response:
+    """Return the failure as a page, with the remedy and a link to the list."""
+    query = request.query_params
+    return page(
+        request,
+        "error.html",
+        failure.status,
+        {"cache-control": "no-store", **failure.headers},
+        failure=failure,
+        thing=printable(query.get("play") or query.get("folder") or route_path(request.scope)),
+    )
+
+
+def failure_of(request: HTTPConnection, error: Exception) -> Failure:
+    """Return the failure that an error of the table means; any other error is a bug."""
+    kind = next(kind for kind in type(error).__mro__ if kind in _FAILURES)
+    return _FAILURES[kind](request, error)
 
 
 _BASIC = 'Basic realm="Seekable", charset="UTF-8"'  # RFC 7617, for VLC and curl
@@ -140,7 +192,7 @@ def _challenge(headers: Headers) -> str:
     return _BASIC if headers.get("sec-fetch-mode", "navigate") == "navigate" else BEARER
 
 
-async def _domain_error(request: HTTPConnection, error: Exception) -> Response:
+def _domain_error(request: HTTPConnection, error: Exception) -> Failure:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     headers = {"retry-after": "5"} if status == 503 else {}
     if isinstance(error, accounts.TooManyAttempts):
@@ -155,22 +207,22 @@ async def _domain_error(request: HTTPConnection, error: Exception) -> Response:
         headers["content-range"] = f"bytes */{error.size}"
     if isinstance(error, bodies.UnsupportedPatch):
         headers["accept-patch"] = MERGE_PATCH  # RFC 5789 §2.2
-    return problem_response(status, str(error), headers)
+    return Failure(status, str(error), headers)
 
 
-async def _invalid_parameters(request: Request, error: RequestValidationError) -> Response:
+def _invalid_parameters(request: Request, error: RequestValidationError) -> Failure:
     faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    return problem_response(422, "; ".join(faults))
+    return Failure(422, "; ".join(faults))
 
 
-async def _http_exception(request: Request, error: HTTPException) -> Response:
+def _http_exception(request: Request, error: HTTPException) -> Failure:
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == 405:
         headers["allow"] = ", ".join(_allowed_methods(request))
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
         detail = f"{request.url.path}: {detail.lower()}."  # no method: HEAD and GET give the same headers
-    return problem_response(error.status_code, detail, headers)
+    return Failure(error.status_code, detail, headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -183,21 +235,23 @@ def _allowed_methods(request: Request) -> list[str]:
     ]
 
 
-async def _client_disconnected(request: Request, error: Exception) -> Response:
+def _client_disconnected(request: Request, error: Exception) -> Failure:
     # Never received: it only keeps a client that disconnects from being logged as a bug.
-    return problem_response(400, "The client disconnected before the end of its request.")
+    return Failure(400, "The client disconnected before the end of its request.")
 
 
-async def _bug(request: Request, error: Exception) -> Response:
-    return problem_response(500, "The server failed; its log has the details.")
+def _bug(request: Request, error: Exception) -> Failure:
+    return Failure(500, "The server failed; its log has the details.")
 
 
-Handler = Callable[[Any, Any], Coroutine[Any, Any, Response]]
-
-HANDLERS: dict[int | type[Exception], Handler] = {
+_FAILURES: dict[type[Exception], Callable[[Any, Any], Failure]] = {
     **dict.fromkeys(STATUS, _domain_error),
     RequestValidationError: _invalid_parameters,
     HTTPException: _http_exception,
     ClientDisconnect: _client_disconnected,
     Exception: _bug,
 }
+
+Handler = Callable[[Any, Any], Coroutine[Any, Any, Response]]
+
+HANDLERS: dict[int | type[Exception], Handler] = dict.fromkeys(_FAILURES, error_response)

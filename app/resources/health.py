@@ -8,18 +8,17 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.accounts.errors import AccountError
+from app.accounts.errors import AccountError, NotPermitted
 from app.http.addresses import is_loopback
 from app.resources.dependencies import Services, ServicesDep
-from app.resources.errors import problem_response, problems
+from app.resources.errors import problems
+from app.resources.middleware.host_guard import PROXY_HEADERS
 from app.resources.rendering import JSON
 from app.resources.request_body import client_address
 from app.storage.errors import StorageError, StorageUnavailable
 
 READY_WITHIN_S = 2
 VERSION = version("seekable")  # read once: it would take longer than the rest of the probe
-
-_PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 
 router = APIRouter(default_response_class=JSON)
 
@@ -90,12 +89,12 @@ def metrics_router(*, any_peer: bool) -> APIRouter:
     @router.head("/metrics")
     @router.get("/metrics")
     async def metrics(request: Request, services: ServicesDep) -> Response:
-        if not _PROXY_HEADERS.isdisjoint(request.headers):
+        if not PROXY_HEADERS.isdisjoint(request.headers):
             # A proxy that publishes this server would publish the metrics too.
-            return problem_response(403, "Metrics are not available through a proxy. Connect directly.")
+            raise NotPermitted("Metrics are not available through a proxy. Connect directly.")
         if not any_peer and not is_loopback(client_address(request)):
-            return problem_response(
-                403, "Only this machine may read the metrics. To admit others, set SEEKABLE_METRICS=open."
+            raise NotPermitted(
+                "Only this machine may read the metrics. To admit others, set SEEKABLE_METRICS=open."
             )
         content, media_type = services.metrics.exposition(request.headers.get("accept", ""))
         headers = {"content-type": media_type, "cache-control": "no-store", "vary": "accept"}

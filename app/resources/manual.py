@@ -15,7 +15,8 @@ from markdown_it.token import Token
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from app.resources.dependencies import base_path, base_url
-from app.resources.ui import PageRoute, page
+from app.resources.rendering import page
+from app.resources.ui import PageRoute
 from app.storage.errors import NotFound
 
 ROOT = "/help/"

@@ -1,19 +1,12 @@
 """The web page: templates, links and security headers; the list, the player, and the pages of accounts."""
 
-import hashlib
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from app.accounts.errors import AccountError
 from app.http.content_disposition import is_inline
@@ -24,70 +17,17 @@ from app.resources.dependencies import (
     LibraryDep,
     Services,
     ServicesDep,
-    base_url,
-    file_url,
     route_path,
 )
-from app.resources.docs import StaticAssets
-from app.resources.errors import Problem, error_response
+from app.resources.errors import failure_of, failure_page
 from app.resources.listing import FileOrder, SearchWords, sort_of
+from app.resources.rendering import ASSETS, media_kind, page
 from app.storage import cursors
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName, NotFound, StorageError
 from app.storage.types import MAX_FOLDERS, FileInfo, Key, Listing, normalize_folder
 
 FILES_PER_PAGE = 100
-
-_HEADERS = {
-    # Templates escape names; the policy is the second line of defence.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    # Not `no-referrer`: forms would then have the origin `null`, like those of any other site.
-    "referrer-policy": "same-origin",
-    "cache-control": "private, no-cache",
-}
-
-_WEB = Path(str(files("app") / "web"))
-
-
-def _release(folder: Path) -> str:
-    contents = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
-    return f"page-{hashlib.sha256(contents).hexdigest()[:12]}"
-
-
-ASSETS = StaticAssets(_release(_WEB / "assets"), _WEB / "assets")
-
-
-@dataclass(frozen=True)
-class PageLinks:
-    """Addresses for templates: paths, so that the browser stays at the host and scheme that it used."""
-
-    base: str
-    """The beginning of absolute addresses, for programs other than the browser."""
-
-    @property
-    def root(self) -> str:
-        """The path that a proxy puts this server below, or ""."""
-        return urlsplit(self.base).path
-
-    def to(self, path: str, **query: object) -> str:
-        """Return a path of this server with the non-empty parameters."""
-        given = {name: value for name, value in query.items() if value}
-        return f"{self.root}{path}" + (f"?{urlencode(given, safe='/', quote_via=quote)}" if given else "")
-
-    def file(self, info: FileInfo, **query: object) -> str:
-        return self.to(file_url("", info.key), **query)
-
-    def absolute(self, info: FileInfo) -> str:
-        return file_url(self.base, info.key)
-
-    def index(self, folder: str) -> str:
-        """Return the path of the autoindex of a folder, which lists everything in it."""
-        return self.to(f"/files/{quote(folder)}/" if folder else "/files/")
-
-    def asset(self, name: str) -> str:
-        return self.to(f"{ASSETS.path}/{name}")
 
 
 class PageRoute(APIRoute):
@@ -100,68 +40,9 @@ class PageRoute(APIRoute):
             try:
                 return await handle(request)
             except (AccountError, StorageError, RequestValidationError) as error:
-                return await error_page(request, error)
+                return failure_page(request, failure_of(request, error))
 
         return handle_with_error_page
-
-
-async def error_page(request: Request, error: Exception) -> Response:
-    response = await error_response(request, error)
-    problem = Problem.model_validate_json(bytes(response.body))
-    kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
-    return page(request, "error.html", problem.status, kept, problem=problem, folder="")
-
-
-def accepts_html(request: Request) -> bool:
-    """Return whether a browser requests a page; players and scripts accept any type."""
-    return "text/html" in request.headers.get("accept", "")
-
-
-def media_kind(content_type: str) -> str:
-    """Return the kind of element that shows the file: `video`, `audio`, `image`, or "" for a link."""
-    kind = content_type.partition("/")[0].lower()
-    return kind if kind in ("video", "audio", "image") and is_inline(content_type) else ""
-
-
-def page(
-    request: Request,
-    template: str,
-    status: int = 200,
-    headers: dict[str, str] | None = None,
-    **context: object,
-) -> Response:
-    """Return a template as a response.
-
-    Every template has `links`, `account` (None before a login) and `read_only`. `trail` makes the
-    folder a link in the breadcrumbs, for pages that show something inside it.
-    """
-    services: Services = request.state.services
-    principal = getattr(request.state, "principal", None)
-    account = principal.account if principal is not None else None
-    shared = {
-        "links": PageLinks(base_url(request, services.base_url)),
-        "account": account,
-        "read_only": services.storage.read_only,
-    }
-    context = {"q": "", "order": "", "folder": "", "trail": False, **context}
-    text = _templates().get_template(template).render(**shared, **context)
-    # After a logout the browser's Back button must not show private pages.
-    kept = {"cache-control": "no-store"} if account is not None else {}
-    return HTMLResponse(text, status, headers={**_HEADERS, **kept, **(headers or {})})
-
-
-@cache
-def _templates() -> Environment:
-    templates = Environment(
-        loader=FileSystemLoader(_WEB / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    templates.filters["kind"] = media_kind
-    return templates
 
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)

@@ -77,6 +77,9 @@ def test_empty_folder_in_place_of_library_loses_no_rows(
         (own_server.files / "film.mp4").rename(own_server.folder / "film.mp4")
         check_problem(http.get("/health/ready"), 503)
         check_problem(http.get("/files/film.mp4"), 503)
+        page = http.get("/files/film.mp4", headers={"accept": "text/html"})
+        assert page.status_code == 503
+        assert f"Wait {page.headers['retry-after']} seconds" in page.text
         check_problem(http.delete("/files/film.mp4"), 503)
         (own_server.folder / "id").rename(id_file)
         (own_server.folder / "film.mp4").rename(own_server.files / "film.mp4")

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import logging
+from dataclasses import replace
 from functools import partial
 from urllib.parse import quote
 
@@ -18,12 +19,12 @@ from app.accounts.links import LinkKind
 from app.accounts.models import Scope as TokenScope
 from app.accounts.principals import Authenticator, Principal
 from app.accounts.revocation import RevocationMonitor
+from app.http.content_negotiation import accepts_html
 from app.resources import docs, manual, session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
-from app.resources.errors import EXPECTED_ERRORS, error_response
+from app.resources.errors import EXPECTED_ERRORS, error_response, failure_of, failure_page
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
 from app.resources.request_body import client_key
-from app.resources.ui import accepts_html, error_page
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, normalize_folder
 
@@ -77,14 +78,19 @@ def _is_public(scope: Scope) -> bool:
 
 async def _refusal(request: HTTPConnection, error: Exception) -> Response:
     """Return the error response; a page if a browser followed an invalid link."""
-    if isinstance(error, LinkRefused) and isinstance(request, Request) and accepts_html(request):
-        return await error_page(request, error)
+    if (
+        isinstance(error, LinkRefused)
+        and isinstance(request, Request)
+        and accepts_html(request.scope["headers"])
+    ):
+        failure = failure_of(request, error)
+        return failure_page(request, replace(failure, headers={**failure.headers, "vary": "accept"}))
     return await error_response(request, error)
 
 
 def _login_redirect(request: Request) -> Response | None:
     """Return a redirect to the login page for browsers; None for other clients."""
-    if not accepts_html(request):
+    if not accepts_html(request.scope["headers"]):
         return None
     root = base_path(request.scope)
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")

@@ -8,15 +8,21 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware import cors
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.http.addresses import is_loopback
-from app.resources.errors import problem_response
+from app.resources.dependencies import Services, base_path
+from app.resources.errors import Failure, failure_response, problem_response
+from app.resources.rendering import page, style_source
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_][a-z0-9._-]*)(?::[0-9]*)?")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+"""Headers that only proxies send."""
 
 BASE_URL_HINT = (
     "If this is the server's own page, a proxy changed the Host: set SEEKABLE_BASE_URL to the address in the "
@@ -197,10 +203,34 @@ class HostGuardMiddleware:
                     websocket=scope["type"] == "websocket",
                 )
             except RequestRefused as refused:
-                response = problem_response(refused.status, str(refused), refused.headers)
-                await response(scope, receive, send)
+                failure = Failure(refused.status, str(refused), refused.headers)
+                await failure_response(HTTPConnection(scope), failure, _refusal_page)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _refusal_page(request: HTTPConnection, failure: Failure) -> Response:
+    """Return a page that loads nothing: the guard refuses the requests for its style, too."""
+    policy = (
+        f"default-src 'none'; style-src {style_source('refused.css')}; form-action 'none'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )
+    headers = {"cache-control": "no-store", "content-security-policy": policy, **failure.headers}
+    home = _admitted_address(request) if failure.status == 421 else f"{base_path(request.scope)}/"
+    host = hostname(request.headers.get("host", ""))
+    return page(request, "refused.html", failure.status, headers, failure=failure, home=home, host=host)
+
+
+def _admitted_address(request: HTTPConnection) -> str:
+    """Return an address of this server that the guard admits; "" if the browser may not reach it."""
+    services: Services = request.state.services
+    server = request.scope.get("server")
+    if services.base_url:
+        return f"{services.base_url}/"
+    if server is None or server[1] is None or not PROXY_HEADERS.isdisjoint(request.headers):
+        return ""
+    host = f"[{server[0]}]" if ":" in server[0] else server[0]
+    return f"{request.scope['scheme']}://{host}:{server[1]}/"
 
 
 _PRIVATE_NETWORK = "access-control-request-private-network"

@@ -443,3 +443,19 @@ def test_link_is_refused_after_expiry(age: timedelta, account_server: AccountSer
     expired: Any = Link(link_id, user.account.id, "film.mp4", False, False, False, at + age, at + age)
     account_server.store.links.add(expired)
     assert account_server.request("GET", f"/files/film.mp4?link={token}").status_code == 403
+
+
+def test_error_page_of_link_does_not_name_its_account(account_server: AccountServer, user: User) -> None:
+    user.put("film.mp4")
+    link = user.new_link("film.mp4")
+    user.request("DELETE", "/files/film.mp4")
+    browser = {"accept": "text/html,*/*;q=0.8"}
+    page = account_server.open_link(link["url"], headers=browser)
+    assert page.status_code == 404
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert user.email not in page.text
+    assert "search" not in page.text  # it would need a login
+    assert user.email in user.request("GET", "/files/film.mp4", headers=browser).text
+    refused = account_server.open_link(f"{link['url']}x", headers=browser)
+    assert (refused.status_code, refused.headers["vary"]) == (403, "accept")
+    assert refused.headers["content-type"] == "text/html; charset=utf-8"

@@ -483,3 +483,11 @@ def test_password_change_requires_current_password(
         assert response.status_code in (401, 403)
     assert not has_ended(account_server, user.session)
     assert account_server.request("GET", "/account", headers=basic(user.email)).status_code == 200
+
+
+def test_wrong_password_of_browser_dialog_gets_page(account_server: AccountServer, user: User) -> None:
+    response = account_server.request("GET", "/files/film.mp4", headers=HTML | basic(user.email, "wrong"))
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Basic")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert user.email not in response.text
