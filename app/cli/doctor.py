@@ -484,9 +484,6 @@ def diagnose(*, timeout_s: float = PROBE_TIMEOUT_S) -> Iterator[Finding]:
     found = env_file()
     if found.ignored:
         yield from _about("settings", [_fix(found.ignored)])
-    elif found.path:
-        sentence = f"{found.path} is read; `seekable config` prints all settings."
-        yield from _about("settings", [_fact(sentence)])
     try:
         settings = read()
         names = unknown(found)
@@ -494,6 +491,10 @@ def diagnose(*, timeout_s: float = PROBE_TIMEOUT_S) -> Iterator[Finding]:
         yield from _about("settings", [_fix(str(error))])
     else:
         yield from _about("access", [check_access(settings)])
+        if found.path:
+            yield Finding(
+                Level.FACT, f"{found.path} is read. `seekable config` prints the settings.", "settings"
+            )
         yield from _about("settings", check_settings(settings, names, _descriptors()))
         yield from _about_places(settings, timeout_s)
     yield from _about("media", [describe_media_tools()])

@@ -232,14 +232,20 @@ def test_uploaded_env_file_is_ignored_at_next_start(workdir: Path) -> None:
     assert f"fix: {workdir}/.env is not read: " in output
     assert "is not read" in run_command(workdir, "scan", **films)[1]
     (workdir / ".env").write_text("SEEKABLE_FILES_DIR=.\n")
-    for command in (("serve", "--port", "0"), ("scan",), ("doctor",), ("account", "list")):
+    for command in (("serve", "--port", "0"), ("scan",), ("account", "list")):
         assert "lies in the library that it names" in start_error(workdir, *command)
+    status, output = run_command(workdir, "doctor")
+    assert status == 1
+    assert re.search(r"fix: .* lies in the library that it names", output)
 
 
 def test_env_file_is_refused_when_not_utf8(workdir: Path) -> None:
     (workdir / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode("latin-1"))
-    for command in (("serve", "--port", "0"), ("doctor",), ("copy", "--to", "gridfs")):
-        assert start_error(workdir, *command) == f"Error: {workdir}/.env is not in UTF-8. Save it in UTF-8.\n"
+    message = f"{workdir}/.env is not in UTF-8. Save it in UTF-8.\n"
+    for command in (("serve", "--port", "0"), ("copy", "--to", "gridfs")):
+        assert start_error(workdir, *command) == f"Error: {message}"
+    status, output = run_command(workdir, "doctor", "--quiet")
+    assert (status, output) == (1, f"fix: {message}")
     assert {path.name for path in workdir.iterdir()} == {".env"}
 
 
