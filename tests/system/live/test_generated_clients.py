@@ -1,0 +1,65 @@
+"""Clients that generators make from the OpenAPI document, by the commands of docs/http-api.md."""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Server, run, running
+from tests.system.live.clients import BIN
+from tests.system.live.node import NODE, packages_folder
+
+pytestmark = pytest.mark.live
+
+PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
+SECTION = PAGE.partition("## Generated clients")[2]
+DOCUMENTED_URL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("generated")) as server:
+        yield server
+
+
+def blocks(language: str, server: Server) -> list[str]:
+    found = re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)
+    return [text.replace(DOCUMENTED_URL, server.url) for text in found]
+
+
+def commands(program: str, server: Server) -> list[list[str]]:
+    """Return the arguments of the documented commands that run this program."""
+    lines = [shlex.split(line) for block in blocks("sh", server) for line in block.splitlines()]
+    return [arguments for name, *arguments in lines if name == program]
+
+
+def test_generated_python_client_works(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")  # for ruff, which formats the client
+    (arguments,) = commands("openapi-python-client", server)
+    report = run(BIN / "openapi-python-client", *arguments).stderr
+    warnings = set(re.findall(r"WARNING parsing (.*) within", report))
+    assert warnings == {"GET /playlist.m3u", "GET /playlist.xspf"}, "the page names these two"
+    monkeypatch.setenv("PYTHONPATH", "seekable-client")
+    (program,) = blocks("python", server)
+    output = run(sys.executable, "-W", "error", "-c", program).stdout
+    assert output.splitlines() == ["204 True", "['films/film.mp4']", "b'cdef'", "films/renamed.mp4 204"]
+
+
+def test_generated_typescript_types_fit_responses(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (program,) = blocks("ts", server)
+    Path("client.mts").write_text(program)
+    for name, *arguments in commands("npx", server):
+        run(NODE, packages_folder() / "node_modules" / ".bin" / name, *arguments)
+    (arguments,) = commands("node", server)
+    files, part, moved = "[ 'films/film.mp4' ]", "206 bytes 2-5/10 cdef", "films/renamed.mp4 204"
+    assert run(NODE, *arguments).stdout.splitlines() == ["204 true", files, part, moved]
