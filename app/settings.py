@@ -482,15 +482,26 @@ def load(prepare: Callable[[Settings], object] | None = None, *, target: str | N
     return settings
 
 
-def read() -> Settings:
+def read(prefix: str = PREFIX) -> Settings:
     """Return the settings of this process without logging. Raises ConfigurationError."""
-    return _read(PREFIX, env_file())
+    return _read(prefix, env_file())
 
 
 def unknown(found: EnvFile) -> list[str]:
     """Return the unknown SEEKABLE_* names in the environment and in `.env`, each with the nearest setting."""
+    names = nearest_settings(found).items()
+    return [f"{name} (did you mean {near}?)" if near else name for name, near in names]
+
+
+def nearest_settings(found: EnvFile) -> dict[str, str | None]:
+    """Return the unknown SEEKABLE_* names with the setting that each resembles, or None."""
     source = DotEnvSettingsSource(Settings, env_file=found.path)
-    return [*map(_with_nearest, misspelt([*os.environ, *source.env_vars]))]
+    return {name: _nearest(name) for name in misspelt([*os.environ, *source.env_vars])}
+
+
+def set_by_environment(prefix: str) -> frozenset[str]:
+    """Return the fields that environment variables with this prefix set."""
+    return frozenset(Settings(_env_prefix=prefix, _env_file=None).model_fields_set)
 
 
 def load_target(**options: str | None) -> Settings:
@@ -544,11 +555,11 @@ def misspelt(names: Iterable[str]) -> list[str]:
     )
 
 
-def _with_nearest(name: str) -> str:
+def _nearest(name: str) -> str | None:
     # Without the common prefix, which would make all names similar.
     names = {known.removeprefix(PREFIX): known for known in _names()}
     near = get_close_matches(name.removeprefix(PREFIX), names, n=1)
-    return f"{name} (did you mean {names[near[0]]}?)" if near else name
+    return names[near[0]] if near else None
 
 
 def _names() -> list[str]:

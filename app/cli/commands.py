@@ -9,6 +9,7 @@ import click
 from app import logs
 from app.accounts.errors import AccountError
 from app.cli.account_commands import account
+from app.cli.config_command import config_command
 from app.cli.doctor import doctor
 from app.cli.library_commands import copy_command, scan, verify
 from app.cli.serve_command import serve_command
@@ -57,6 +58,7 @@ def main() -> None:
 main.add_command(serve_command)
 main.add_command(account)
 main.add_command(doctor)
+main.add_command(config_command)
 main.add_command(scan)
 main.add_command(verify)
 main.add_command(copy_command)

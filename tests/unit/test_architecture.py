@@ -80,7 +80,7 @@ ONLY_IN: dict[str, set[str]] = {
     "starlette": {"resources", "main", "streaming.file_response"},
     "uvicorn": {"server", "cli"},
     "httptools": {"server"},
-    "pydantic": {"resources", "settings", "cli.account_commands", "cli.doctor"},
+    "pydantic": {"resources", "settings", "cli.account_commands", "cli.config_command", "cli.doctor"},
     "pydantic_settings": {"resources", "settings"},
     "anyascii": {"http"},
     "argon2": {"accounts"},
