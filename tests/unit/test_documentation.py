@@ -36,6 +36,17 @@ def test_generated_configuration_gains_new_settings_and_loses_removed_ones() -> 
     assert port in updated
 
 
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/mechanisms.md"])
+def test_modules_in_document_exist(document: str) -> None:
+    modules = {str(file.relative_to(ROOT / "app")) for file in (ROOT / "app").rglob("*.py")}
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / document).read_text())
+    assert len(named) > 20
+    for name in named:
+        if not name.startswith("tests/"):
+            suffix = f"/{name.removeprefix('app/')}"
+            assert any(f"/{module}".endswith(suffix) for module in modules), name
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_and_make_targets_in_document_exist(document: str) -> None:
     text = (ROOT / document).read_text()
