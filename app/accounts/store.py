@@ -64,6 +64,8 @@ class SessionStore(OwnedRecords[Session], Protocol):
     def add(self, session: Session, *, version: int) -> bool:
         """Store a session, and keep the newest MAX_SESSIONS of its account, this one included.
 
+        Of sessions with the same time, the last in byte order of their hashes are removed.
+
         Returns False, and stores nothing, if the password has another version, or the account is disabled or
         leaving. No session remains of a login that races with such a change.
         """

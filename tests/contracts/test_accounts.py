@@ -593,6 +593,18 @@ def test_add_session_keeps_newest_sessions_of_account(store: AccountStore) -> No
     assert store.sessions.list(bert.id) == [other]
 
 
+def test_add_session_removes_last_hash_of_sessions_with_equal_time(store: AccountStore) -> None:
+    anna = store.add(make_account())
+    hashes = [f"{number:03}" for number in range(MAX_SESSIONS)]
+    for secret_hash in [*hashes[1::2], *hashes[::2]]:
+        store.sessions.add(Session(secret_hash, anna.id, NOW, NOW), version=1)
+    for number in range(3):
+        at = NOW + timedelta(seconds=1 + number)
+        store.sessions.add(Session(f"newer-{number}", anna.id, at, at), version=1)
+    kept = [session.hash for session in store.sessions.list(anna.id)]
+    assert kept == ["newer-2", "newer-1", "newer-0", *hashes[:-3]]
+
+
 def test_tokens_belong_to_their_account(store: AccountStore) -> None:
     anna, bert = store.add(make_account()), store.add(make_account())
     tokens = [make_token(anna, NOW + timedelta(seconds=n)) for n in (2, 0, 1)]

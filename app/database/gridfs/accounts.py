@@ -201,7 +201,8 @@ class MongoSessions(MongoOwnedRecords[Session]):
 
     def _remove_surplus(self, newest: Session) -> None:
         others = {"account_id": newest.account_id, "_id": {"$ne": newest.hash}}
-        newest_first = self._collection.find(others, {"_id": True}).sort("created_at", DESCENDING)
+        found = self._collection.find(others, {"_id": True})
+        newest_first = found.sort([("created_at", DESCENDING), ("_id", ASCENDING)])
         surplus = [one["_id"] for one in newest_first.skip(MAX_SESSIONS - 1)]
         if surplus:
             self._collection.delete_many({"_id": {"$in": surplus}})

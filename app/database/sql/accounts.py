@@ -189,9 +189,8 @@ class SqlSessions(SqlOwnedRecords[models.Session]):
             if not _exists(session, *current, *_CAN_LOG_IN):
                 return False
             hashes = select(SessionRow.hash).where(SessionRow.account_id == record.account_id)
-            surplus = (
-                hashes.order_by(SessionRow.created_at.desc()).offset(MAX_SESSIONS - 1).limit(_MAX_SURPLUS)
-            )
+            newest_first = hashes.order_by(SessionRow.created_at.desc(), SessionRow.hash)
+            surplus = newest_first.offset(MAX_SESSIONS - 1).limit(_MAX_SURPLUS)
             if oldest := session.scalars(surplus).all():
                 session.execute(delete(SessionRow).where(SessionRow.hash.in_(oldest)))
             self._insert(session, SessionRow(**asdict(record)), SessionRow.hash == record.hash)
