@@ -70,12 +70,11 @@ class Server:
 
     def _begin(self, *arguments: str, environment: dict[str, str]) -> Process:
         if self.forked and not self.wrapper:
-            log = self.log_file
             return Command(
                 *arguments,
                 folder=self.folder,
-                output=log,
-                errors=log,
+                output=self.log_file,
+                errors=self.log_file,
                 environment=environment,
                 bound=self.bound,
             )

@@ -95,7 +95,7 @@ async def get(storage: Storage, address: Address) -> bytes:
 
 
 async def stored(storage: Storage) -> dict[Key, FileInfo]:
-    found = {}
+    found: dict[Key, FileInfo] = {}
     for library in await storage.libraries():
         page = await storage.page(Listing(library, recursive=True), cursor=None, limit=1000)
         found |= {info.key: info for info in page.items}

@@ -87,7 +87,8 @@ class Postgres:
         secret.write_text(self._password)
         if self._user is not None:
             os.chown(secret, NOBODY, NOBODY)
-        command = [self._programs / "initdb", "-D", self._data, "-U", "seekable", "--pwfile", secret]
+        command = [str(self._programs / "initdb"), "-D", str(self._data), "-U", "seekable"]
+        command += ["--pwfile", str(secret)]
         options = ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         result = subprocess.run(
             [*command, *options],

@@ -307,8 +307,8 @@ def test_settings_manage_tokens_links_password_and_account(
     page.get_by_label("Type its address").fill("another@example.org")
     delete = page.get_by_role("button", name="Delete", exact=True)
     delete.click()
-    message = "This is not the address of your account. Type the one that you log in with."
-    expect(dialog.get_by_role("alert")).to_have_text(message)
+    refusal = "This is not the address of your account. Type the one that you log in with."
+    expect(dialog.get_by_role("alert")).to_have_text(refusal)
     page.get_by_label("Type its address").fill(email)
     delete.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
