@@ -116,7 +116,7 @@ async def help_page(request: Request) -> Response:
 
 
 def _image(name: str) -> Response | None:
-    """Return an image of the documentation; None if there is none of this name."""
+    """Return an image of the documentation; None for other names."""
     path = docs_folder() / name
     media_type = _IMAGES.get(path.suffix)
     if media_type is None or "/" in name or not path.is_file():
