@@ -487,6 +487,20 @@ def read(prefix: str = PREFIX) -> Settings:
     return _read(prefix, env_file())
 
 
+def override(**options: object) -> None:
+    """Give settings these values in this process and its children. None leaves a setting as it is.
+
+    The environment carries the values, because a child of `serve --reload` reads the settings again, and
+    because a `.env` in a library that the environment names is not read.
+    """
+    for name, value in options.items():
+        if value is not None:
+            variable = f"{PREFIX}{name.upper()}"
+            for other in [known for known in os.environ if known.upper() == variable]:
+                del os.environ[other]  # settings ignore the case of names
+            os.environ[variable] = str(value)
+
+
 def unknown(found: EnvFile) -> list[str]:
     """Return the unknown SEEKABLE_* names in the environment and in `.env`, each with the nearest setting."""
     names = nearest_settings(found).items()

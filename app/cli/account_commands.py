@@ -23,6 +23,7 @@ from app.accounts.models import (
 )
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
+from app.cli.groups import CommandGroup
 from app.cli.output import Output, output_options
 from app.database import library_location, open_accounts, open_stores
 from app.database.open_library import is_read_only
@@ -76,7 +77,7 @@ class EmailAddress(click.ParamType[str]):
 _email = click.argument("email", type=EmailAddress())
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def account() -> None:
     """Manage the accounts of SEEKABLE_ACCESS=accounts.
 

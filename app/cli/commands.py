@@ -1,6 +1,7 @@
 """The `seekable` command, and its subcommand `migrate`."""
 
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ from app.accounts.errors import AccountError
 from app.cli.account_commands import account
 from app.cli.config_command import config_command
 from app.cli.doctor import doctor
+from app.cli.groups import CommandGroup
 from app.cli.library_commands import copy_command, scan, verify
 from app.cli.serve_command import serve_command
 from app.database import prepare_database
@@ -37,17 +39,40 @@ def ensure_utf8() -> None:
     os.execv(sys.executable, sys.orig_argv)
 
 
-class _Commands(click.Group):
-    """Commands whose expected errors are one line of output, with the exit status 1."""
+class _WrongSettings(click.ClickException):
+    """Wrong settings, or a combination of them with options: the exit status is that of wrong arguments."""
+
+    exit_code = click.UsageError.exit_code
+
+
+class _Program(CommandGroup):
+    """The outermost group: it turns expected errors into one line, and an exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (AccountError, ConfigurationError, ListenError, StorageError) as error:
+        except ConfigurationError as error:
+            raise _WrongSettings(logs.escaped(str(error))) from None
+        except (AccountError, ListenError, StorageError) as error:
             raise click.ClickException(logs.escaped(str(error))) from None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. Raises UsageError, which names `serve` if the first argument is a folder."""
+        if args[0] not in self.commands and os.path.isdir(os.path.expanduser(args[0])):
+            folder = logs.escaped(shlex.quote(os.path.expanduser(args[0])))
+            raise click.UsageError(
+                f"{folder} is a folder. To serve it: {ctx.command_path} serve {folder}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
-@click.group(cls=_Commands)
+
+@click.group(
+    cls=_Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="To serve the films in a folder: seekable serve ~/Films",
+)
 @click.version_option(package_name="seekable")
 def main() -> None:
     """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
@@ -66,5 +91,7 @@ main.add_command(copy_command)
 
 @main.command()
 def migrate() -> None:
-    """Migrate the database to the newest schema."""
-    prepare_database(load())
+    """Migrate the database to the newest schema. Creates the library if necessary."""
+    settings = load()
+    prepare_database(settings)
+    click.echo(f"The database of {logs.escaped(settings.location)} is at the newest schema.")

@@ -1,49 +1,138 @@
 """`seekable serve`: opens the listening sockets, prepares the database, and runs the server."""
 
-import logging
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from socket import AF_UNIX, socket
+from typing import Any
 
 import click
 
 from app import logs
 from app.accounts.models import new_invite
+from app.cli.banner import Banner
 from app.cli.doctor import IGNORES_CASE
 from app.database import open_accounts, prepare_database
 from app.database.doctor_checks import ignores_case
 from app.database.open_library import is_read_only
 from app.http.addresses import is_loopback_host
-from app.server.listen import activated_listeners, listen, listener_url, reachable
+from app.server.listen import (
+    activated_listeners,
+    authority,
+    listen,
+    listener_url,
+    mdns_name,
+    network_hosts,
+    reachable,
+)
 from app.server.unix_socket import unix_listener
-from app.settings import ConfigurationError, Settings, load
+from app.settings import ConfigurationError, Settings, load, override
 from app.storage.errors import OutOfSpace
 
-log = logging.getLogger(__name__)
+_OPEN_TO_ALL = (
+    "Everyone who can reach this server can upload and delete. To require an account: --access accounts"
+)
+_UNREACHABLE = (
+    "--qr: Other devices cannot reach this server. To listen on the network, add --host 0.0.0.0 and "
+    "--access accounts (or open)."
+)
+
+
+class _Folder(click.Path):
+    """An existing folder other than the root. It is converted to an absolute path."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)  # for the completion of shells
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.strip():
+            raise click.UsageError("The folder has no name. To serve this folder: seekable serve .", ctx)
+        path = Path(os.path.expanduser(value))
+        # resolve() would also replace the name of a symbolic link, which a reader knows.
+        path = path.resolve() if ".." in path.parts else path.absolute()
+        if (problem := _problem(path)) is not None:
+            raise click.UsageError(problem, ctx)
+        return str(path)
+
+
+def _problem(folder: Path) -> str | None:
+    """Return a sentence why the folder cannot be served, with the remedy."""
+    shown, above = (logs.escaped(shlex.quote(str(path))) for path in (folder, folder.parent))
+    # os.path: Path.exists() of Python 3.11 raises an error where this user may not look.
+    if not os.path.exists(folder):
+        return f"{shown} does not exist. To create it: mkdir -p {shown}"
+    if not os.path.isdir(folder):
+        return f"{shown} is a file. To serve its folder: seekable serve {above}"
+    if folder.samefile("/"):
+        return "/ contains all files of this machine. Name the folder of the films."
+    return None
 
 
 @click.command("serve")
-@click.option("--host", help="Address to listen on (SEEKABLE_HOST, 127.0.0.1).")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port, 0 for a free one (SEEKABLE_PORT, 8000).")
+@click.argument("folder", required=False, type=_Folder())
+@click.option(
+    *("-p", "--port"),
+    type=click.IntRange(0, 65535),
+    metavar="NUMBER",
+    help="Port; 0 takes a free one (SEEKABLE_PORT, 8000).",
+)
+@click.option("--host", metavar="ADDRESS", help="Address to listen on (SEEKABLE_HOST, 127.0.0.1).")
+@click.option(
+    "--access",
+    type=click.Choice(["loopback", "open", "accounts"]),
+    metavar="WHO",
+    help="Who may connect: loopback (this machine), open (everyone), or accounts (everyone with an account) "
+    "(SEEKABLE_ACCESS, loopback).",
+)
+@click.option("--read-only", is_flag=True, help="Refuse uploads and all other changes.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
+@click.option("--qr", is_flag=True, help="Print a QR code, with which a phone opens the page.")
 @click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of an address.")
 @click.option("--reload", is_flag=True, help="Restart when the code changes, for development.")
-def serve_command(host: str | None, port: int | None, uds: str | None, reload: bool) -> None:
-    """Serve the library. An SQL database is migrated first.
+def serve_command(
+    *,
+    folder: str | None,
+    host: str | None,
+    port: int | None,
+    access: str | None,
+    read_only: bool,
+    open_page: bool,
+    qr: bool,
+    uds: str | None,
+    reload: bool,
+) -> None:
+    """Serve the films in FOLDER, and in the folders in it.
 
-    Uses the sockets that systemd opened (a .socket unit) instead of an address.
+    Films stay where they are. The server keeps its database in FOLDER/.seekable. Without FOLDER, it serves
+    SEEKABLE_FILES_DIR, which is ./files by default, or a MongoDB (SEEKABLE_STORAGE).
+
+    Options take precedence over settings. The server uses the sockets that systemd opened (a .socket unit)
+    instead of an address.
     """
-    if uds is not None and (host, port) != (None, None):
-        raise click.UsageError("--uds cannot be combined with --host or --port.")
+    has_address = (host, port) != (None, None)
+    if uds is not None and (has_address or open_page or qr):
+        raise click.UsageError("--uds cannot be combined with --host, --port, --open or --qr.")
+    override(files_dir=folder, host=host, port=port, access=access, read_only=read_only or None)
     with ExitStack() as stack:
         settings = load(lambda settings: logs.configure(settings.log_format))
-        listeners, host = _listeners(settings, host, port, uds, stack)  # before the database is touched
+        if folder is not None and settings.storage == "gridfs":
+            raise ConfigurationError(
+                "With SEEKABLE_STORAGE=gridfs, the films are in MongoDB. Omit the folder, or set "
+                "SEEKABLE_STORAGE=filesystem."
+            )
+        listeners, listens_on = _listeners(settings, uds, stack, has_address=has_address)
+        network = _network(settings, listeners)
+        if qr and not network:
+            raise ConfigurationError(_UNREACHABLE)  # all of these before the database is touched
         prepare_database(settings)  # its errors become messages here; in the server, tracebacks
-        sign_up = _first_sign_up(settings, _base(settings, listeners[0], host))
-
-        announce = partial(_announce, settings, listeners[0], host, sign_up)
+        banner = _banner(settings, listeners[0], _base(settings, listeners[0], listens_on), network)
+        page = f"{banner.base}{banner.sign_up or '/'}" if open_page and banner.socket is None else None
+        phone = f"{network[0]}/" if qr else None
+        announce = partial(banner.show, as_log=settings.log_format == "json", page=page, phone=phone)
         _serve(settings, listeners, announce, reload=reload)
 
 
@@ -81,11 +170,14 @@ def _serve(
 
 
 def _listeners(
-    settings: Settings, host: str | None, port: int | None, uds: str | None, stack: ExitStack
+    settings: Settings, uds: str | None, stack: ExitStack, *, has_address: bool
 ) -> tuple[list[socket], str | None]:
-    """Return the sockets (of systemd, options or settings) and the host if any. Raises ConfigurationError."""
+    """Return the sockets (of systemd, an option or the settings) and the host if any.
+
+    `has_address` tells whether an option names one. Raises ConfigurationError.
+    """
     if given := activated_listeners():
-        if (host, port, uds) != (None, None, None):
+        if has_address or uds is not None:
             raise ConfigurationError("systemd opened the sockets. Omit --host, --port and --uds.")
         for listener in given:
             if listener.family != AF_UNIX:
@@ -93,9 +185,11 @@ def _listeners(
         return given, None
     if uds is not None:
         return [stack.enter_context(unix_listener(uds))], None
-    host = host if host is not None else settings.host
-    _check_host(host, settings)
-    return listen(host, port if port is not None else settings.port), host
+    _check_host(settings.host, settings)
+    listeners = listen(settings.host, settings.port)
+    for listener in listeners:
+        stack.callback(listener.close)
+    return listeners, settings.host
 
 
 def _check_host(host: str, settings: Settings) -> None:
@@ -106,55 +200,65 @@ def _check_host(host: str, settings: Settings) -> None:
         )
 
 
-def _first_sign_up(settings: Settings, base: str) -> str | None:
-    """Store the address for `account invite`; return the first account's sign-up path; None if it exists."""
+def _first_sign_up(settings: Settings, base: str) -> tuple[str | None, str | None]:
+    """Store the address for `account invite`. Return how to log in, and the first account's sign-up path if
+    there is no account yet. Both are None without accounts."""
     if settings.access != "accounts":
-        return None
+        return None, None
     with open_accounts(settings, create=True) as store:
         if store.announced() != base:
             with suppress(OutOfSpace):  # the server must start, so that files can be deleted
                 store.announce(base)
-        if settings.sign_up == "closed" or store.count():
-            return None
+        accounts = store.list(after="", limit=2)
+        login = accounts[0].email if len(accounts) == 1 else "EMAIL"
+        if settings.sign_up == "closed" or accounts:
+            return login, None
         if settings.sign_up == "open":
-            return "/sign-up"
+            return login, "/sign-up"
         invite, secret = new_invite(timedelta(days=1))
         store.invites.add(invite)
-        return f"/sign-up?invite={secret}"
+        return login, f"/sign-up?invite={secret}"
 
 
-def _announce(settings: Settings, listener: socket, host: str | None, sign_up: str | None) -> None:
-    user = " -u EMAIL" if settings.access == "accounts" else ""
-    lines = [f"Seekable serves {logs.escaped(settings.location)}"]
-    base = _base(settings, listener, host)
-    if listener.family == AF_UNIX and settings.base_url is None:
-        path = listener_url(listener).removeprefix("unix:")
-        is_abstract = path.startswith("@")
-        option = "--abstract-unix-socket" if is_abstract else "--unix-socket"
-        path = shlex.quote(path.removeprefix("@"))
-        curl = f"curl {option} {logs.escaped(path)}{user}"
-        lines += [
-            f"  socket  {logs.escaped(path)}",
-            f"  upload  {curl} -F file=@film.mp4 {base}/file/upload",
-            f"  play    {curl} {base}/files/film.mp4 | vlc -",
-        ]
-    else:
-        lines += [
-            f"  docs    {base}/docs",
-            f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload",
-            f"  play    vlc {base}/files/film.mp4",
-        ]
+def _network(settings: Settings, listeners: Sequence[socket]) -> list[str]:
+    """Return the URLs of the server for other machines, the most useful first."""
+    if settings.base_url is not None:
+        return [settings.base_url]
+    if settings.access == "loopback" or not (hosts := network_hosts(listeners)):
+        return []
+    name = mdns_name(hosts)
+    port = listeners[0].getsockname()[1]
+    return [f"http://{authority(host, port)}" for host in [*hosts, *([name] if name else [])]]
+
+
+def _banner(settings: Settings, listener: socket, base: str, network: Sequence[str]) -> Banner:
+    on_socket = listener.family == AF_UNIX and settings.base_url is None
+    login, sign_up = _first_sign_up(settings, base)
+    read_only = is_read_only(settings)
+    notes = []
+    if settings.access == "open" and network and not read_only:
+        notes.append(_OPEN_TO_ALL)
     if settings.storage == "filesystem" and ignores_case(settings.files_dir):
-        lines += [f"  note    This folder {IGNORES_CASE}"]
-    if is_read_only(settings):
-        lines = [line for line in lines if not line.startswith("  upload")]
-    if sign_up:
-        lines += [f"  sign up {base}{sign_up}", "          The first account is the administrator's."]
-    if settings.log_format == "json":
-        for line in lines:
-            log.info("%s", line.strip())
-    else:
-        click.echo("\n".join(lines))
+        notes.append(f"This folder {IGNORES_CASE}")
+    return Banner(
+        location=settings.location,
+        base=base,
+        network=tuple(url for url in network if url != base),
+        socket=listener_url(listener).removeprefix("unix:") if on_socket else None,
+        login=login,
+        sign_up=sign_up,
+        uploads=not read_only,
+        plays="/playlist.m3u?recursive=true" if read_only or _has_files(settings) else "/files/film.mp4",
+        notes=tuple(notes),
+    )
+
+
+def _has_files(settings: Settings) -> bool:
+    """Return whether other programs have put something into the folder."""
+    if settings.storage == "gridfs":
+        return False
+    with os.scandir(settings.files_dir) as entries:
+        return any(not entry.name.startswith(".") for entry in entries)
 
 
 def _base(settings: Settings, listener: socket, host: str | None) -> str:

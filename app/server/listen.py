@@ -1,8 +1,13 @@
-"""Listening sockets: bound before anything else is opened, or passed by systemd (sd_listen_fds(3))."""
+"""Listening sockets, bound before anything else is opened or passed by systemd (sd_listen_fds(3)), and the
+addresses at which clients reach them."""
 
 import errno
 import os
 import socket
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from threading import Thread
 
 BACKLOG = 2048
 """The listen(2) backlog."""
@@ -25,6 +30,78 @@ def authority(host: str, port: int) -> str:
 def reachable(host: str, port: int) -> str:
     """Return the authority to which a client on this machine connects: a wildcard becomes loopback."""
     return authority({"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host), port)
+
+
+_INTERNAL = (
+    "docker",
+    "br-",
+    "veth",
+    "virbr",
+    "lxcbr",
+    "lxdbr",
+    "incusbr",
+    "podman",
+    "cni",
+    "flannel",
+    "cali",
+)
+"""Beginnings of the names of interfaces that lead to containers and virtual machines of this machine only."""
+
+_MDNS_TIMEOUT_S = 0.5
+"""Seconds to wait for this machine's own name in mDNS: without a responder, a lookup may take long."""
+
+
+def network_hosts(listeners: Sequence[socket.socket]) -> list[str]:
+    """Return the addresses at which other machines reach the listeners, that of the default route first."""
+    bound = [(one.family, one.getsockname()[0]) for one in listeners if one.family != socket.AF_UNIX]
+    hosts: list[str] = []
+    for family, host in bound:
+        if ip_address(host).is_unspecified:
+            hosts += _addresses(family)
+        elif not ip_address(host).is_loopback:
+            hosts.append(host)
+    return hosts
+
+
+def _addresses(family: int) -> Iterator[str]:
+    """Yield the addresses of this machine that others may know, without those of a single link."""
+    import psutil  # noqa: PLC0415 - no other start needs it
+
+    up = {name for name, status in psutil.net_if_stats().items() if status.isup}
+    found = {
+        one.address
+        for name, addresses in psutil.net_if_addrs().items()
+        if name in up and not name.startswith(_INTERNAL)
+        for one in addresses
+        if one.family == family and "%" not in one.address
+    }
+    found = {one for one in found if not (ip_address(one).is_loopback or ip_address(one).is_link_local)}
+    first = _default_source(family)
+    yield from sorted(found, key=lambda one: (one != first, ip_address(one).packed))
+
+
+def _default_source(family: int) -> str | None:
+    """Return the address from which this machine connects to others."""
+    outside = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((outside, 9))  # sends nothing
+        return str(probe.getsockname()[0])
+    return None
+
+
+def mdns_name(hosts: Collection[str]) -> str | None:
+    """Return the name of this machine in mDNS (RFC 6762) if it resolves to one of these addresses."""
+    name = f"{socket.gethostname().lower().partition('.')[0]}.local"
+    found: set[str] = set()
+
+    def resolve() -> None:
+        with suppress(OSError, UnicodeError):
+            found.update(str(address[0]) for *_, address in socket.getaddrinfo(name, None))
+
+    lookup = Thread(target=resolve, daemon=True)
+    lookup.start()
+    lookup.join(_MDNS_TIMEOUT_S)
+    return name if found & set(hosts) else None
 
 
 def listener_url(listener: socket.socket) -> str:
@@ -91,7 +168,7 @@ def _listener(family: int, address: tuple[str | int | bytes, ...]) -> socket.soc
 
 
 def _explain(error: OSError, host: str, port: int) -> str:
-    another_port = "Choose another with --port or SEEKABLE_PORT; 0 takes a free one."
+    another_port = "Choose another with --port or SEEKABLE_PORT; `-p 0` takes a free one."
     another_host = "Choose another with --host or SEEKABLE_HOST."
     match error.errno:
         case errno.EADDRINUSE:

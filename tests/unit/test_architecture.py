@@ -91,7 +91,9 @@ ONLY_IN: dict[str, set[str]] = {
     "markdown_it": {"resources"},
     "pathspec": {"storage", "settings"},
     "prometheus_client": {"metrics"},
+    "psutil": {"server"},
     "python_multipart": {"http"},
+    "segno": {"cli"},
 }
 
 

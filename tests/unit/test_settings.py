@@ -2,12 +2,14 @@
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.settings import ConfigurationError, Settings, env_file, load, load_target, misspelt, read
+from app.settings import ConfigurationError, Settings, env_file, load, load_target, misspelt, override, read
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +169,25 @@ def test_port_variable_of_kubernetes_service_is_ignored(
     assert load().port == 8000
     (tmp_path / ".env").write_text("SEEKABLE_PORT=9000\n")
     assert load().port == 9000
+
+
+# Options of `seekable serve`
+
+
+def test_override_takes_precedence_and_reaches_child_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("SEEKABLE_ACCESS=accounts\nSEEKABLE_HOST=::\n")
+    for name in ("SEEKABLE_PORT", "seekable_port", "SEEKABLE_ACCESS", "SEEKABLE_READ_ONLY"):
+        monkeypatch.setenv(name, "")  # restores the environment after this test
+    monkeypatch.setenv("SEEKABLE_PORT", "1")
+    monkeypatch.setenv("seekable_port", "tcp://10.0.0.1:8000")
+    override(port=0, access="open", read_only=True, host=None)
+    settings = load()
+    assert (settings.port, settings.access, settings.read_only, settings.host) == (0, "open", True, "::")
+    code = "from app.settings import read; print(read().access, read().port)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout == "open 0\n"
 
 
 # The target of a copy

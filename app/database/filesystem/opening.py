@@ -232,7 +232,10 @@ def _folder_errors(settings: Settings) -> Iterator[None]:
         cause = error.__cause__
         reason = _FOLDER_ERRORS.get(cause.errno or 0) if isinstance(cause, OSError) else None
         if isinstance(cause, PermissionError) and settings.files_dir.is_dir():
-            reason = f"{reason} To serve it as it is, set SEEKABLE_READ_ONLY=true."
+            reason = (
+                f"{reason} To serve it as it is, use `seekable serve --read-only`, or set "
+                "SEEKABLE_READ_ONLY=true."
+            )
         raise ConfigurationError(f"SEEKABLE_FILES_DIR={settings.files_dir}: {reason or error}") from error
 
 

@@ -167,7 +167,7 @@ def test_copy_is_refused_when_libraries_are_missing_or_overlap(
         ({"files_dir": tmp_path / "none"}, (*to, tmp_path / "new"), "There is no library here"),
     ):
         refused = copy(settings, {}, *options)
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert re.fullmatch(r"(Scanning\n)?Error: .+\.\n", refused.stderr), refused.stderr
         assert message in refused.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"server", "link"}

@@ -157,7 +157,7 @@ def test_commands_work_on_read_only_mount(shared: Path, tmp_path: Path) -> None:
 def test_library_id_is_kept_on_read_only_mount(workdir: Path, tmp_path: Path) -> None:
     """With the library's own database on another disk, and with a second one in the user's state folder."""
     database = {"SEEKABLE_DATABASE_URL": f"sqlite:///{tmp_path}/films.db"}
-    assert run_command(workdir, "scan", **database)[0] == 1
+    assert run_command(workdir, "scan", **database)[0] == 2
     assert run_command(workdir, "migrate", **database)[0] == 0
     assert run_command(workdir, "scan", **database)[0] == 0
     library_id = (workdir / "files" / ".seekable" / "id").read_text()
@@ -194,8 +194,8 @@ def test_setting_leaves_writable_folder_unchanged(
 def test_unwritable_folder_is_served_when_setting_is_true(shared: Path, tmp_path: Path) -> None:
     (shared / "files").chmod(0o555)
     status, output = run_command(shared, "serve", "--port", "0", bound=True)
-    assert status == 1
-    assert "This user cannot write there. To serve it as it is, set SEEKABLE_READ_ONLY=true." in output
+    assert status == 2
+    assert "This user cannot write there. To serve it as it is, use `seekable serve --read-only`" in output
     read_only = {"SEEKABLE_READ_ONLY": "true", "XDG_STATE_HOME": str(tmp_path / "state")}
     assert run_command(shared, "scan", bound=True, **read_only)[0] == 0
     status, output = run_command(shared, "doctor", bound=True, **read_only)
@@ -223,7 +223,7 @@ def test_read_only_library_is_refused_when_database_has_no_folder(
             *command,
             **{"SEEKABLE_READ_ONLY": "true", "XDG_STATE_HOME": str(tmp_path)} | environment,
         )
-        assert status == 1
+        assert status == 2
         assert re.fullmatch(r"Error: .+\.\n", output), output
         assert message in output
     assert list((tmp_path / "files").iterdir()) == []
@@ -299,7 +299,7 @@ def test_copy_into_read_only_library_is_refused(workdir: Path, tmp_path: Path) -
     assert (tmp_path / "copy" / "film.mp4").read_bytes() == FILM
     # Device and inode alone could match another disk, and a mirror would then remove all films.
     status, output = run_command(workdir, "copy", "--mirror", "--yes", first=REMOUNT_READ_ONLY, **target)
-    assert status == 1
+    assert status == 2
     assert "cannot be mirrored" in output
 
 

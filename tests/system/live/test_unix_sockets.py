@@ -84,7 +84,7 @@ def test_curl_uploads_and_downloads_and_shutdown_removes_socket(start: Start, tm
     with unix_connect(str(server.socket), uri="ws://localhost/") as websocket:
         assert "sid" in str(websocket.recv(timeout=20))
     assert stat.S_IMODE(server.socket.stat().st_mode) == 0o660
-    assert f"socket  {server.socket}" in server.log()
+    assert f"socket   {server.socket}" in server.log()
     assert server.stop() == 0
     assert not server.socket.exists()
 
@@ -222,4 +222,4 @@ def test_public_port_of_systemd_is_refused_without_access_setting(tmp_path: Path
         server.wait_for("Listening on")
         with socket.create_connection(("127.0.0.1", port), timeout=10):
             server.wait_for("Everyone who can reach 0.0.0.0")
-        assert server.process.wait(20) == 1
+        assert server.process.wait(20) == 2

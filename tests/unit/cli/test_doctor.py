@@ -305,7 +305,7 @@ def doctor(folder: Path, **chosen: object) -> tuple[int, list[str]]:
     done = completed("doctor", folder=folder, environment=environment)
     assert "Traceback" not in done.stderr, done.stderr
     found = [line for line in done.stdout.splitlines() if "is in memory" not in line]
-    assert done.returncode == (1 if "fix: " in done.stdout or done.stderr else 0)
+    assert done.returncode == (2 if done.stderr else 1 if "fix: " in done.stdout else 0)
     return int(any(line.startswith("fix: ") for line in found) or bool(done.stderr)), found
 
 

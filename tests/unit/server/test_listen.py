@@ -2,12 +2,18 @@
 
 import errno
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from threading import Event
+from types import SimpleNamespace
+from typing import NamedTuple
 
+import psutil
 import pytest
 
-from app.server.listen import ListenError, authority, listen
+from app.server.listen import ListenError, authority, listen, mdns_name, network_hosts
+from tests.support import find_external_addresses
 
 ABSENT = "192.0.2.1"  # assigned to no machine (RFC 5737)
 
@@ -107,3 +113,99 @@ def test_ipv6_listener_does_not_accept_ipv4(stack: ExitStack) -> None:
     ((_, wildcard),) = listen_on(stack, "::", 0)
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", wildcard)) == errno.ECONNREFUSED
+
+
+# Addresses for other machines
+
+
+class Interface(NamedTuple):
+    """One network interface, as psutil describes it."""
+
+    addresses: tuple[str, ...]
+    is_up: bool = True
+
+
+INTERFACES = {
+    "lo": Interface(("127.0.0.1", "::1")),
+    "wlan0": Interface(("192.168.1.20", "fd00::20", "fe80::1%wlan0", "169.254.3.4")),
+    "eth0": Interface(("10.0.0.5", "2001:db8::5")),
+    "eth1": Interface(("10.9.9.9",), is_up=False),
+    "docker0": Interface(("172.17.0.1",)),
+    "br-1f2e3d": Interface(("172.18.0.1",)),
+}
+
+
+@pytest.fixture
+def interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the network interfaces of this machine; its default route leads through wlan0."""
+
+    def described(address: str) -> SimpleNamespace:
+        return SimpleNamespace(family=socket.AF_INET6 if ":" in address else socket.AF_INET, address=address)
+
+    addresses = {name: [*map(described, one.addresses)] for name, one in INTERFACES.items()}
+    status = {name: SimpleNamespace(isup=one.is_up) for name, one in INTERFACES.items()}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: addresses)
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: status)
+    source = {socket.AF_INET: "192.168.1.20", socket.AF_INET6: "fd00::20"}
+    monkeypatch.setattr("app.server.listen._default_source", source.get)
+
+
+@pytest.mark.usefixtures("interfaces")
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("0.0.0.0", ["192.168.1.20", "10.0.0.5"]),
+        ("::", ["fd00::20", "2001:db8::5"]),
+        ("127.0.0.1", []),
+        ("::1", []),
+    ],
+)
+def test_network_hosts_are_addresses_that_others_can_reach(
+    host: str, expected: list[str], stack: ExitStack
+) -> None:
+    try:
+        listeners = [stack.enter_context(listener) for listener in listen(host, 0)]
+    except ListenError:
+        pytest.skip("this machine has no IPv6")
+    assert network_hosts(listeners) == expected
+
+
+def test_network_host_is_the_address_that_was_given(stack: ExitStack) -> None:
+    for address in find_external_addresses():
+        (listener,) = listen(address, 0)
+        assert network_hosts([stack.enter_context(listener)]) == [address]
+
+
+def test_network_hosts_ignore_unix_sockets(stack: ExitStack) -> None:
+    assert network_hosts([stack.enter_context(socket.socket(socket.AF_UNIX))]) == []
+
+
+def resolve_to(address: str) -> Callable[..., list[object]]:
+    def getaddrinfo(name: str, port: object) -> list[object]:
+        assert name == "nas.local"
+        if not address:
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+    return getaddrinfo
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("192.168.1.20", "nas.local"), ("127.0.1.1", None), ("10.1.1.1", None), ("", None)],
+)
+def test_mdns_name_is_given_only_if_it_resolves_to_this_machine(
+    address: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "NAS.example.org")
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_to(address))
+    assert mdns_name(["192.168.1.20", "10.0.0.5"]) == expected
+
+
+def test_mdns_name_is_not_awaited_when_no_responder_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: ended.wait(10))
+    began = time.monotonic()
+    assert mdns_name(["192.168.1.20"]) is None
+    assert time.monotonic() - began < 5
+    ended.set()
