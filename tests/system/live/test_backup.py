@@ -334,7 +334,7 @@ def move_backup(source: Path, target: Path) -> None:
 @together
 def test_backup_of_folder_with_sqlite_restores_every_film(tmp_path: Path) -> None:
     need("sqlite3", "rsync")
-    back_up, restore = commands("**A folder with SQLite:**")
+    back_up, restore = commands("### A folder with SQLite")
     source, target, tools = tmp_path / "source", tmp_path / "target", Tools(tmp_path / "tools")
     with busy_library(source) as (unchanged, uploads):
         span = back_up_twice(source, uploads, tools, back_up)
@@ -346,7 +346,7 @@ def test_backup_of_folder_with_sqlite_restores_every_film(tmp_path: Path) -> Non
 @together
 def test_backup_of_folder_with_postgresql_restores_every_film(tmp_path: Path) -> None:
     need("rsync")
-    back_up, restore = commands("**A folder with PostgreSQL**")
+    back_up, restore = commands("### A folder with PostgreSQL")
     source, target, tools = tmp_path / "source", tmp_path / "target", Tools(tmp_path / "tools")
     server = shared()
     old, new = server.new_library(), server.new_database()
@@ -376,7 +376,7 @@ def back_up_twice(
 
 def test_backup_copies_new_version_when_second_and_length_are_equal(tmp_path: Path) -> None:
     need("rsync")
-    for after in ("**A folder with SQLite:**", "**A folder with PostgreSQL**"):
+    for after in ("### A folder with SQLite", "### A folder with PostgreSQL"):
         workdir = tmp_path / after.strip("*:")
         (workdir / "files").mkdir(parents=True)
         (workdir / "backup").mkdir()
@@ -400,7 +400,7 @@ def test_backup_contains_film_when_it_moves_out_of_folder_that_rsync_reads_later
         (files / "m" / f"{number}").touch()
     (files / "z" / "film.mp4").write_bytes(b"film")
     back_up, beside_postgresql = (
-        commands(after)[0] for after in ("**A folder with SQLite:**", "**A folder with PostgreSQL**")
+        commands(after)[0] for after in ("### A folder with SQLite", "### A folder with PostgreSQL")
     )
     assert back_up.splitlines()[-3:] == beside_postgresql.splitlines()[-3:]
     tools.slow_down_next_rsync()
@@ -412,7 +412,7 @@ def test_backup_contains_film_when_it_moves_out_of_folder_that_rsync_reads_later
 
 def test_backup_commands_fail_when_rsync_fails(tmp_path: Path) -> None:
     need("rsync")
-    for after in ("**A folder with SQLite:**", "**A folder with PostgreSQL**"):
+    for after in ("### A folder with SQLite", "### A folder with PostgreSQL"):
         back_up, _ = commands(after)
         for script in ("sh", "-c"), ("sh", "-ec"):
             done = subprocess.run(  # in a folder without files/
