@@ -29,6 +29,9 @@ run-gridfs: $(DEV) ## start a MongoDB in .mongodb and the server over its GridFS
 check: lint ## run lint, and the unit and contract tests on SQLite: a minute or two (ARGS="-k range")
 	$(BIN)/pytest -q -n 2 --dist worksteal -k '$(ON_SQLITE)' $(ARGS) tests/unit tests/contracts
 
+# Containers often forbid Python to cache bytecode; each run would then compile the program and its tests again.
+check test: export PYTHONDONTWRITEBYTECODE :=
+
 # Tests of another database name it in their id, module or folder. tmpfs repeats tests of the disk.
 ON_SQLITE := not (gridfs or mongo or postgresql or tmpfs)
 

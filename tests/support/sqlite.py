@@ -12,10 +12,15 @@ from app.settings import Settings
 
 def begin_library(files: Path) -> None:
     """Create the database of a new library, unless its folder already exists."""
-    database = files / ".seekable" / "seekable.db"
-    if not database.parent.exists():
-        database.parent.mkdir(parents=True)
-        database.write_bytes(_migrated())
+    folder = files / ".seekable"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        begin_database(folder / "seekable.db")
+
+
+def begin_database(file: Path) -> None:
+    """Create a database with empty tables."""
+    file.write_bytes(_migrated())
 
 
 @cache

@@ -3,6 +3,7 @@
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ NAMED_LIKE_BACKEND = {
 }
 
 
+@cache
 def modules_of(app: Path) -> dict[str, ast.Module]:
-    """Return the syntax trees of all modules, by dotted name without `__init__`."""
+    """Return the syntax trees of all modules, by dotted name without `__init__`; each is parsed once."""
     found = {}
     for file in sorted(app.rglob("*.py")):
         name = ".".join(("app", *file.relative_to(app).with_suffix("").parts))

@@ -1,6 +1,7 @@
 """Opens SQL databases and migrates their schema."""
 
 from contextlib import ExitStack
+from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -80,10 +81,15 @@ def alembic_config() -> Config:
     return config
 
 
+@cache
+def _migrations() -> ScriptDirectory:
+    return ScriptDirectory.from_config(alembic_config())
+
+
 def schema_state(connection: Connection) -> tuple[Literal["none", "due", "done", "newer"], str]:
     """Return how the schema of a database compares with that of this program, and its version."""
     version = MigrationContext.configure(connection).get_current_revision()
-    scripts = ScriptDirectory.from_config(alembic_config())
+    scripts = _migrations()
     if version is None:
         return "none", ""
     if version == scripts.get_current_head():
@@ -97,11 +103,13 @@ def migrate(database: Database) -> None:
 
     Raises StorageUnavailable, also if a newer version of this program made the database.
     """
-    config = alembic_config()
     with database.writing() as session:
         state, version = schema_state(session.connection())
         if state == "newer":
             raise StorageUnavailable(f"{NEWER_SCHEMA} Its schema is {version}.")
+        if state == "done":
+            return
+        config = alembic_config()
         config.attributes["connection"] = session.connection()
         command.upgrade(config, "head")
         session.commit()

@@ -28,6 +28,7 @@ from app.storage.maintenance import ScanOutcome
 from app.storage.types import SHARED, Change, ChangeKind, Expect, FileId, Key
 from tests.support import mounted
 from tests.support.folding import FILE_SYSTEMS
+from tests.support.sqlite import begin_database
 from tests.unit.database.foreign_changes import (
     drop,
     findings,
@@ -59,7 +60,9 @@ on_name_preserving_file_systems = pytest.mark.parametrize("file_system", ["foldi
 @pytest.fixture
 def library(file_system: Path, tmp_path: Path) -> Iterator[Library]:
     # The database is on a faster disk.
-    library = Library(file_system / str(next(_numbers)), f"sqlite:///{tmp_path / 'seekable.db'}")
+    database = tmp_path / "seekable.db"
+    begin_database(database)
+    library = Library(file_system / str(next(_numbers)), f"sqlite:///{database}")
     library.put(b"film")
     yield library
     library.close()
