@@ -510,6 +510,7 @@ def test_doctor_finds_fault_in_real_database(tmp_path: Path, backend: str, harm:
         {"database_url": "postgresql+psycopg://127.0.0.1:1/films"},
         {"database_url": "nothing"},
     ],
+    ids=["no-address", "mongodb", "postgresql", "no-url"],
 )
 def test_unreachable_database_is_one_finding(tmp_path: Path, chosen: dict[str, Any]) -> None:
     (status,) = probe_databases(settings(files_dir=tmp_path, **chosen))

@@ -13,15 +13,20 @@ from pathlib import Path
 import pytest
 
 from app.database import open_stores
+from app.database.filesystem import Limits
+from app.database.filesystem.file_identity import TICK_S
 from app.events.feed import Batch, ChangeFeed
 from app.library.maintenance_loop import MaintenanceLoop, with_rests
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key, Listing
+from tests.unit.database.foreign_changes import wait_for_tick
 
 pytestmark = pytest.mark.anyio
 
 NEVER_S = 100_000
+NO_WAITS = Limits(stable_after_s=0, folder_tick_s=TICK_S)
+"""New files count as complete at once."""
 FILM = Key(SHARED, "films", "film.mp4")
 
 
@@ -33,7 +38,8 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def storage(root: Path, anyio_backend: str) -> AsyncIterator[Storage]:
-    async with open_stores(Settings(_env_file=None, files_dir=root, stable_after=0.1)) as stores:
+    settings = Settings(_env_file=None, files_dir=root)
+    async with open_stores(settings, backend_options={"limits": NO_WAITS}) as stores:
         yield stores.storage
 
 
@@ -88,7 +94,7 @@ async def test_maintenance_finds_and_hashes_existing_files_at_start(
 ) -> None:
     caplog.set_level(logging.INFO, "app")
     write_file(root)
-    await asyncio.sleep(0.15)
+    wait_for_tick()
     async with running(storage, NEVER_S):
         await until(lambda: hashes(root) == [sha256(b"film")])
     assert [record.getMessage() for record in caplog.records] == ["Scanned the files: 1 created"]
@@ -98,8 +104,8 @@ async def test_maintenance_scans_at_each_interval(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app")
-    async with running(storage, 0.05):
-        await asyncio.sleep(0.2)
+    async with running(storage, 0.02):
+        await asyncio.sleep(0.1)
         assert caplog.records == [], "a scan without findings must not log"
         for data in (b"first", b"second"):
             write_file(root, data, Key(SHARED, "", data.decode()))
@@ -107,16 +113,20 @@ async def test_maintenance_scans_at_each_interval(
 
 
 async def test_maintenance_does_not_scan_before_interval_ends(storage: Storage, root: Path) -> None:
+    write_file(root)
+    wait_for_tick()
     async with running(storage, NEVER_S):
+        await until(lambda: hashes(root) == [sha256(b"film")])
+        write_file(root, b"new", Key(SHARED, "", "new.mp4"))
         await asyncio.sleep(0.3)
-        write_file(root)
-        await asyncio.sleep(0.5)
-        assert hashes(root) == []
+        assert hashes(root) == [sha256(b"film")]
 
 
-async def test_maintenance_uses_no_cpu_when_idle(storage: Storage) -> None:
+async def test_maintenance_uses_no_cpu_when_idle(storage: Storage, root: Path) -> None:
+    write_file(root)
+    wait_for_tick()
     async with running(storage, NEVER_S):
-        await asyncio.sleep(0.2)
+        await until(lambda: hashes(root) == [sha256(b"film")])
         began = time.process_time()
         await asyncio.sleep(0.5)
         assert time.process_time() - began < 0.1
@@ -134,7 +144,7 @@ async def test_maintenance_hashes_new_rows_between_scans(root: Path) -> None:
         await asyncio.sleep(0.3)
         for number in (1, 2):
             write_file(root, b"x" * number, Key(SHARED, "", f"{number}"))
-            await asyncio.sleep(0.15)
+            wait_for_tick()
             await stores.storage.page(Listing(SHARED), cursor=None, limit=9)
             await until(lambda: None not in hashes(root))
             assert len(hashes(root)) == number
@@ -147,7 +157,7 @@ async def test_failed_scan_is_logged_and_retried(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_file(root)
-    await asyncio.sleep(0.15)
+    wait_for_tick()
     await storage.stat(FILM)
     elsewhere = root / ".seekable" / "elsewhere"
     (root / ".seekable" / "id").rename(elsewhere)  # as if another disk were mounted
@@ -169,7 +179,7 @@ async def test_failed_hashing_is_logged_and_retried(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_file(root)
-    await asyncio.sleep(0.15)
+    wait_for_tick()
     await storage.stat(FILM)
     sql(root, "CREATE TRIGGER trap BEFORE UPDATE ON media BEGIN SELECT RAISE (ABORT, 'no'); END")
     async with running(storage, NEVER_S) as maintenance:
@@ -187,7 +197,7 @@ async def test_maintenance_continues_when_unexpected_error_occurs(
 ) -> None:
     """For example, an edited row with an invalid time."""
     write_file(root, b"old")
-    await asyncio.sleep(0.15)
+    wait_for_tick()
     await storage.stat(FILM)
     write_file(root)
     sql(root, "UPDATE media SET updated_at = 'nonsense'")
@@ -205,7 +215,7 @@ async def test_maintenance_continues_when_unexpected_error_occurs(
 async def test_maintenance_ends_when_cancelled_during_hashing(storage: Storage, root: Path) -> None:
     with write_file(root).open("r+b") as file:
         file.truncate(8 << 30)  # sparse: no disk space, but hours of reading on a slow disk
-    await asyncio.sleep(0.15)
+    wait_for_tick()
     await storage.stat(FILM)
     task = asyncio.create_task(MaintenanceLoop(storage, NEVER_S).run())
     await until(lambda: FILM.filename in opened())
@@ -258,9 +268,9 @@ async def test_rest_is_as_long_as_the_step() -> None:
 
 async def test_rest_is_bounded() -> None:
     async def steps() -> AsyncGenerator[None, None]:
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.3)
         yield
 
-    began = time.monotonic()
-    assert [step async for step in with_rests(steps(), longest_s=0.01)] == [None]
-    assert time.monotonic() - began < 1.8
+    async for _ in with_rests(steps(), longest_s=0.01):
+        rest_began = time.monotonic()
+    assert time.monotonic() - rest_began < 0.25
