@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.accounts.models import INVITE_LASTS, Invite, Link, Scope, Token
 from app.accounts.service import LINK_LASTS
@@ -36,6 +36,8 @@ Seconds = Annotated[int, BeforeValidator(_whole_seconds)]
 
 class NewLink(BaseModel):
     """A link to create: to a file by its path, or to the playlist of a folder."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"path": "films/film.mp4"}]})
 
     path: str | None = Field(None, examples=["films/film.mp4"])
     folder: str | None = Field(None, description="With playlist: its folder; the top if empty.")

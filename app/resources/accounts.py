@@ -32,11 +32,14 @@ from app.storage.types import SHARED
 router = APIRouter(default_response_class=JSON)
 
 
+_EMAIL, _PASSWORD = "anna@example.org", "correct horse battery staple"
+
+
 class Credentials(BaseModel):
     """An email address and a password."""
 
-    email: str = Field(examples=["anna@example.org"])
-    password: str
+    email: str = Field(examples=[_EMAIL])
+    password: str = Field(examples=[_PASSWORD])
 
 
 class LoginForm(Credentials):
@@ -54,8 +57,8 @@ class NewAccount(Credentials):
 class PasswordChange(BaseModel):
     """The present password and the new one."""
 
-    password: str
-    new_password: str
+    password: str = Field(examples=[_PASSWORD])
+    new_password: str = Field(examples=["another horse battery staple"])
 
 
 def _yes_or_no(value: object) -> bool:
@@ -70,7 +73,9 @@ def _yes_or_no(value: object) -> bool:
 class DeletionChoices(BaseModel):
     """The members of a deletion that are checked before the password."""
 
-    email: str | None = Field(None, description="The address of the account, if a person typed it.")
+    email: str | None = Field(
+        None, description="The address of the account, if a person typed it.", examples=[_EMAIL]
+    )
     keep_files: Annotated[bool, BeforeValidator(_yes_or_no)] = Field(
         False, description="Keep the files; GET shows whether you may."
     )
@@ -79,7 +84,7 @@ class DeletionChoices(BaseModel):
 class Deletion(DeletionChoices):
     """The password once more: an open browser must not be enough."""
 
-    password: str
+    password: str = Field(examples=[_PASSWORD])
 
 
 class DeletionPreview(BaseModel):

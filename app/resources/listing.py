@@ -36,7 +36,7 @@ class FileOrder(StrEnum):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Add the names of the members, for generators of clients: `-name` is none."""
+        """Add the names of the members, for generators of clients: `-name` is not an identifier."""
         return {**handler(schema), "x-enum-varnames": list(cls.__members__)}
 
 

@@ -124,6 +124,8 @@ def complete(document: dict[str, Any], routes: Iterable[BaseRoute], *, cookie: s
         if cookie is not None:
             _add_security(operation, route, method)
         _complete_responses(operation, has_receipts=cookie is not None)
+        for parameter in operation.get("parameters", ()):
+            _show_example(parameter)
         _name_body(operation, schemas)
     for name in ("HTTPValidationError", "ValidationError", *(["Receipt"] if cookie is None else [])):
         schemas.pop(name, None)
@@ -141,10 +143,11 @@ def _operations(
 
 
 def _components() -> dict[str, Any]:
-    parameters = {
+    parameters: dict[str, dict[str, Any]] = {
         name: {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
         for name, description in _REQUEST_HEADERS.items()
     }
+    parameters["Range"]["example"] = "bytes=0-1023"
     headers = {
         name: {"description": description, "required": required, "schema": _schema_of(example)}
         for name, (description, example, required) in _RESPONSE_HEADERS.items()
@@ -199,6 +202,12 @@ def _complete_responses(operation: dict[str, Any], *, has_receipts: bool) -> Non
         if "anyOf" in media.get("schema", {}):  # a token for writing alone receives the second of them
             both = media["schema"]["anyOf"]
             media["schema"] = {"anyOf": both} if has_receipts else both[0]
+
+
+def _show_example(parameter: dict[str, Any]) -> None:
+    """Move the example out of the schema of a parameter, where /docs does not read it."""
+    if examples := parameter.get("schema", {}).pop("examples", None):
+        parameter["example"] = examples[0]
 
 
 def _name_body(operation: dict[str, Any], schemas: dict[str, Any]) -> None:

@@ -1,13 +1,14 @@
 """The console at /docs, in a browser that reaches no other site."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
-from tests.support import Server
+from tests.support import Server, running
 from tests.system.live.clients import sha256
 from tests.system.live.conftest import HEADLESS_SHELL, launched_browser
 
@@ -39,6 +40,13 @@ class Console:
         response = operation.locator(".live-responses-table")
         expect(response).to_be_visible()
         return response
+
+    def status(self, title: str) -> str:
+        """Execute an operation with the values that the console fills in, and return the status."""
+        operation = self.open(title)
+        status = self.execute(operation).locator(".response-col_status").last.inner_text().split()[0]
+        operation.locator(".opblock-summary-control").click()
+        return status
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +158,41 @@ def test_console_lists_moves_and_shows_404(console: Console, server: Server, fol
     response = console.execute(get)
     expect(response.locator(".response-col_status").last).to_contain_text("404")
     expect(response).to_contain_text("There is no such file.")
+
+
+def test_examples_run_as_they_stand(console: Console, server: Server) -> None:
+    """Only the file of a form and the id of a file have no example."""
+    reads = ("/files/{path}", "/file/stream", "/files", "/playlist.m3u", "/playlist.xspf", "/health")
+    try:
+        assert console.status("PUT /files/{path}") == "201"
+        assert {path: console.status(f"GET {path}") for path in reads} == dict.fromkeys(reads, "200")
+        assert console.status("PATCH /files/{path}") == "200"
+        assert console.status("DELETE /files/{path}") == "404"  # it was moved
+        assert console.status("PUT /files/{path}") == "201"
+        assert console.status("DELETE /files/{path}") == "204"
+    finally:
+        with server.client() as client:
+            client.delete("/files/films/another name.mp4")
+
+
+def test_examples_of_accounts_run_as_they_stand(tmp_path: Path, shell: Browser) -> None:
+    with (
+        running(tmp_path, access="accounts", sign_up="open") as server,
+        closing(shell.new_context()) as context,
+    ):
+        console = Console(context.new_page())
+        with server.client() as client:
+            credentials = {"email": "anna@example.org", "password": "correct horse battery staple"}
+            session = client.post("/sign-up", json=credentials).raise_for_status().cookies
+            context.add_cookies(
+                [{"name": name, "value": session[name], "url": server.url} for name in session]
+            )
+        console.page.goto(f"{server.url}/docs")
+        assert console.status("PUT /files/{path}") == "201"
+        for thing in ("/account/links", "/account/tokens", "/invites"):
+            assert console.status(f"POST {thing}") == "201"
+            assert console.status(f"GET {thing}") == "200"
+        assert console.status("POST /login") == "200"
+        assert console.status("POST /account/password") == "204"
+        assert console.status("GET /account/delete") == "200"
+        assert console.status("POST /logout") == "204"
