@@ -16,7 +16,7 @@ from tests.system.live.node import NODE, packages_folder
 pytestmark = pytest.mark.live
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
-SECTION = PAGE.partition("## Generated clients")[2]
+SECTION = PAGE.partition("## Generated clients\n")[2].partition("\n## ")[0]
 DOCUMENTED_URL = "http://127.0.0.1:8000"
 
 
