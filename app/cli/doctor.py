@@ -270,9 +270,10 @@ def _ffmpeg_version() -> str | None:
     try:
         done = subprocess.run([path, "-version"], check=False, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
-        return "found, but it does not start"
-    found = re.match(r"ffmpeg version (\S+)", done.stdout)
-    return found[1] if found else "found"
+        found = None
+    else:
+        found = re.match(r"ffmpeg version (\S+)", done.stdout)
+    return found[1] if found else "found, but it does not start"
 
 
 def _pyav_version() -> str | None:

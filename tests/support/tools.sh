@@ -32,6 +32,7 @@ openssl   openssl
 prlimit   util-linux
 unshare   util-linux
 systemd-socket-activate systemd
+systemd-analyze systemd
 locale-gen locales
 lowntfs-3g ntfs-3g
 mkntfs    ntfs-3g
