@@ -93,7 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(NoSniffMiddleware)  # the innermost: Starlette calls the last one first
     app.add_middleware(StreamMiddleware)
     if has_accounts:
-        app.add_middleware(AuthenticationMiddleware)
+        app.add_middleware(AuthenticationMiddleware, has_open_docs=settings.api_docs == "open")
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

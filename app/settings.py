@@ -211,6 +211,11 @@ class Settings(BaseSettings):
         description="Who may create an account: `open`, every client; `invite`, holders of an invite; or "
         "`closed`, no client.",
     )
+    api_docs: Literal["open", "login"] = Field(
+        "open",
+        description="Who may read `/docs` and `/openapi.json`, with access `accounts`: every client that may "
+        "connect (`open`), or users after a login (`login`).",
+    )
     users_url: str | None = Field(
         None,
         description="MongoDB URL of the accounts, with storage `gridfs`; by default the database `users` "

@@ -5,8 +5,9 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
+from app.resources import rendering
 from app.resources.dependencies import base_path
 from app.resources.rendering import JSON, StaticAssets
 
@@ -33,6 +34,10 @@ PUBLIC_PATHS = (
     "/health/ready",
     "/metrics",
 )
+"""The paths that need no login."""
+
+API_DOCS_PATHS = ("/docs", "/openapi.json")
+"""The paths that need none unless SEEKABLE_API_DOCS=login: they contain nothing of an account."""
 
 router = APIRouter(include_in_schema=False)
 router.include_router(ASSETS.router)
@@ -62,5 +67,12 @@ async def docs(request: Request) -> Response:
         swagger_favicon_url=f"{assets}/favicon.png",
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
-    response.headers.update(_HEADERS)
-    return response
+    html = bytes(response.body).decode().replace("<html>", '<html lang="en">')
+    ours = f"{root}{rendering.ASSETS.path}"
+    head = (
+        '<meta name="color-scheme" content="light dark">\n'
+        f'<link rel="stylesheet" href="{ours}/docs.css">\n'
+        f'<script src="{ours}/docs.js"></script>\n'
+        "</head>"
+    )
+    return HTMLResponse(html.replace("</head>", head), headers=_HEADERS)

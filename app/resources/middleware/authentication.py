@@ -20,8 +20,9 @@ from app.accounts.models import Scope as TokenScope
 from app.accounts.principals import Authenticator, Principal
 from app.accounts.revocation import RevocationMonitor
 from app.http.content_negotiation import accepts_html
-from app.resources import docs, manual, session_cookies
+from app.resources import manual, session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
+from app.resources.docs import API_DOCS_PATHS, PUBLIC_PATHS
 from app.resources.errors import EXPECTED_ERRORS, error_response, failure_of, failure_page
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
 from app.resources.request_body import client_key
@@ -48,11 +49,12 @@ log = logging.getLogger(__name__)
 class AuthenticationMiddleware:
     """Puts the caller into the state of the request, and responds to all requests without one."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, has_open_docs: bool) -> None:
         self._app = app
+        self._public = frozenset((*PUBLIC_PATHS, *(API_DOCS_PATHS if has_open_docs else ())))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or _is_public(scope):
+        if scope["type"] not in ("http", "websocket") or self._is_public(scope):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send)
@@ -70,10 +72,9 @@ class AuthenticationMiddleware:
             else:  # the routes of WebSockets watch their callers themselves
                 await self._app(scope, receive, send)
 
-
-def _is_public(scope: Scope) -> bool:
-    path = route_path(scope)
-    return scope["type"] == "http" and (path in docs.PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS))
+    def _is_public(self, scope: Scope) -> bool:
+        path = route_path(scope)
+        return scope["type"] == "http" and (path in self._public or path.startswith(PUBLIC_FOLDERS))
 
 
 async def _refusal(request: HTTPConnection, error: Exception) -> Response:

@@ -1,20 +1,21 @@
 """The OpenAPI document and the API docs on a server with accounts."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import openapi_spec_validator
 import pytest
 
 from app.accounts.models import Scope
-from tests.http.accounts.conftest import AccountServer, User, basic, bearer
+from tests.http.accounts.conftest import AccountServer, User, basic, bearer, run_account_server
 from tests.http.test_openapi import OPERATION_ID, keys_of, operation_ids
+from tests.support import NewLibrary
 
 FOR_EVERYBODY = {"/sign-up", "/login", "/health", "/health/live", "/health/ready"}
 
 
-def test_openapi_describes_authentication(account_server: AccountServer, user: User) -> None:
-    assert account_server.request("GET", "/openapi.json").status_code == 401
+def test_openapi_describes_authentication(user: User) -> None:
     document = user.request("GET", "/openapi.json").json()
     schemes = document["components"]["securitySchemes"]
     assert {(scheme["type"], scheme.get("scheme") or scheme["in"]) for scheme in schemes.values()} == {
@@ -88,8 +89,28 @@ def is_documented(operation: dict[str, Any], scheme: str) -> bool:
     return security == [] or any(one.get(name) == ([scope] if scope else []) for one in security)
 
 
-def test_console_requires_login(account_server: AccountServer, user: User) -> None:
-    assert account_server.request("GET", "/docs").status_code == 401
-    page = user.request("GET", "/docs")
+def test_api_docs_need_no_login(account_server: AccountServer, user: User) -> None:
+    page = account_server.request("GET", "/docs")
     assert page.status_code == 200
     assert "swagger-ui" in page.text
+    for asset in re.findall(r'(?:href|src)="(/assets/[^"]+)"', page.text):
+        assert account_server.request("GET", asset).status_code == 200
+    document = account_server.request("GET", "/openapi.json")
+    assert document.json() == user.request("GET", "/openapi.json").json()
+    assert account_server.request("GET", "/files").status_code == 401
+    for path in ("/docs/", "/openapi.json/", "/docs/films"):
+        assert account_server.request("GET", path).status_code == 401
+    for path in ("/docs", "/openapi.json"):
+        assert account_server.request("GET", path, headers={"host": "nas.example"}).status_code == 421
+        assert account_server.request("PUT", path).status_code == 405
+
+
+def test_setting_closes_api_docs_until_login(tmp_path: Path, new_library: NewLibrary) -> None:
+    with run_account_server(tmp_path, new_library(), api_docs="login") as account_server:
+        user = account_server.new_user()
+        for path in ("/docs", "/openapi.json"):
+            assert account_server.request("GET", path).status_code == 401
+            assert account_server.request("GET", path, headers=basic(user.email)).status_code == 200
+            assert user.request("GET", path).status_code == 200
+            login = account_server.request("GET", path, headers={"accept": "text/html"})
+            assert (login.status_code, login.headers["location"]) == (303, f"/login?next={path}")

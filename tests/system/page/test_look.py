@@ -1,5 +1,6 @@
 """Accessibility: light and dark colours, phones, screen readers, pages without scripts."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ SMALL_TARGETS = """() => [
     return element.checkVisibility() && width > 1 && height < 44 &&
         !element.closest(".unseen, .skip, footer, p:not(.actions), dd, nav ol, article");
 }).map(element => element.outerHTML)"""
+
+# Returns the brightness, from 0 to 255, of the first pixel of a picture.
+BRIGHTNESS = """async picture => {
+    const image = new Image();
+    image.src = `data:image/png;base64,${picture}`;
+    await image.decode();
+    const context = new OffscreenCanvas(1, 1).getContext("2d");
+    context.drawImage(image, 0, 0);
+    return Math.max(...context.getImageData(0, 0, 1, 1).data.slice(0, 3));
+}"""
 
 
 def findings(page: Page) -> list[str]:
@@ -82,6 +93,64 @@ def test_axe_finds_no_violations(visit: Visitor, filled_folder: str) -> None:
     page.keyboard.press("?")
     found["keys"] = findings(page)
     assert {name: violations for name, violations in found.items() if violations} == {}
+
+
+def test_axe_finds_no_violations_in_error_pages(visit: Visitor) -> None:
+    page = visit("/nope", bypass_csp=True, viewport={"width": 320, "height": 640})
+    visit.expected = {"404", "405"}
+    found = {"unknown path": findings(page)}
+    for name, path in {"file": "/files/none/film.mp4", "method": "/file/upload"}.items():
+        page.goto(f"{visit.url}{path}")
+        found[name] = findings(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert {name: violations for name, violations in found.items() if violations} == {}
+
+
+def test_missing_film_page_leads_to_list_without_scripts(visit: Visitor, filled_folder: str) -> None:
+    visit.expected = {"404"}
+    page = visit(f"/files/{filled_folder}/gone.mp4", java_script_enabled=False)
+    expect(page.get_by_role("heading", name="Not Found 404")).to_be_visible()
+    expect(page.get_by_text(f"/files/{filled_folder}/gone.mp4")).to_be_visible()
+    page.get_by_role("link", name="All files", exact=True).click()
+    expect(page).to_have_url(f"{visit.url}/")
+    expect(page.get_by_role("row")).not_to_have_count(0)
+
+
+def test_refused_host_page_is_dark_in_dark_mode(visit: Visitor) -> None:
+    visit.expected = {"421"}
+    address = visit.url.replace("127.0.0.1", "nas.localhost")  # browsers resolve it to this machine
+    page = visit("/health", bypass_csp=True, color_scheme="dark")
+    page.goto(f"{address}/films")
+    expect(page.get_by_text("SEEKABLE_ALLOWED_HOSTS=nas.localhost")).to_be_visible()
+    assert findings(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert is_dark(page)
+    page.get_by_role("link", name="All files").click()
+    expect(page).to_have_url(f"{visit.url}/")
+
+
+def is_dark(page: Page) -> bool:
+    """Return whether a picture of the page is dark in its lower right corner."""
+    size = page.viewport_size
+    assert size is not None
+    clip = {"x": size["width"] - 4, "y": size["height"] - 4, "width": 2, "height": 2}
+    picture = base64.b64encode(page.screenshot(clip=clip)).decode()  # type: ignore[arg-type]
+    return bool(page.evaluate(BRIGHTNESS, picture) < 64)
+
+
+def test_api_docs_follow_dark_mode_with_sufficient_contrast(visit: Visitor) -> None:
+    page = visit("/docs", bypass_csp=True)
+    for method in ("get", "post", "put", "patch", "delete"):
+        operation = page.locator(f".opblock-{method}").first
+        operation.locator(".opblock-summary-control").click()
+        operation.get_by_role("button", name="Execute").wait_for()
+    found = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        assert is_dark(page) == (scheme == "dark")
+        page.evaluate(AXE)
+        found[scheme] = violations(page, runOnly=["color-contrast"])
+    assert found == {"light": [], "dark": []}
 
 
 def test_page_fits_narrow_phone_with_large_targets(visit: Visitor, filled_folder: str) -> None:
