@@ -18,6 +18,7 @@ pytestmark = pytest.mark.live
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
 SECTION = PAGE.partition("## Generated clients\n")[2].partition("\n## ")[0]
 DOCUMENTED_URL = "http://127.0.0.1:8000"
+PRINTED = ["204 True", "['films/film.mp4']", "b'cdef'", "films/renamed.mp4 204"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,33 @@ def test_generated_python_client_works(
     monkeypatch.setenv("PYTHONPATH", "seekable-client")
     (program,) = blocks("python", server)
     output = run(sys.executable, "-W", "error", "-c", program).stdout
-    assert output.splitlines() == ["204 True", "['films/film.mp4']", "b'cdef'", "films/renamed.mp4 204"]
+    assert output.splitlines() == PRINTED
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, seekable_client
+for module in pkgutil.walk_packages(seekable_client.__path__, "seekable_client."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+
+
+def test_generated_python_client_works_with_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "seekable-client")
+    account = {"email": "anna@example.org", "password": "correct horse battery staple"}
+    with running(tmp_path / "server", access="accounts", sign_up="open") as server, server.client() as http:
+        http.post("/sign-up", json=account).raise_for_status()
+        Path("openapi.json").write_bytes(http.get("/openapi.json").content)
+        new = {"name": "generated client", "scopes": ["read", "write"]}
+        token = http.post("/account/tokens", json=new).raise_for_status().json()["token"]
+        run(BIN / "openapi-python-client", "generate", "--path", "openapi.json")
+        modules = run(sys.executable, "-W", "error", "-c", IMPORT_ALL).stdout.split()
+        assert "seekable_client.api.tokens.tokens_create" in modules
+        (program,) = blocks("python", server)
+        program = program.replace("import Client", "import AuthenticatedClient")
+        program = program.replace("Client(base_url=", f"AuthenticatedClient(token={token!r}, base_url=")
+        assert run(sys.executable, "-W", "error", "-c", program).stdout.splitlines() == PRINTED
 
 
 def test_generated_typescript_types_fit_responses(
