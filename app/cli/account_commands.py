@@ -24,7 +24,7 @@ from app.accounts.models import (
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.cli.groups import CommandGroup
-from app.cli.output import Output, output_options
+from app.cli.options import Output, output_options
 from app.database import library_location, open_accounts, open_stores
 from app.database.open_library import is_read_only
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion

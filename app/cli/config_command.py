@@ -3,13 +3,13 @@
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 from pydantic import ByteSize
 
-from app.cli.output import Output, output_options
+from app.cli.options import Output, folder_argument, output_options
 from app.settings import (
     PREFIX,
     TARGET_PREFIX,
@@ -17,6 +17,7 @@ from app.settings import (
     Settings,
     env_file,
     nearest_settings,
+    override,
     read,
     set_by_environment,
 )
@@ -43,7 +44,7 @@ class Setting:
     text: str | None
     """The value as an environment variable has it; None if the setting has no value."""
     source: str
-    """`default`, `environment`, or the path of `.env`."""
+    """`default`, `environment`, `command line`, or the path of `.env`."""
 
 
 def mask(text: str) -> str:
@@ -90,21 +91,26 @@ def _text(value: object) -> str | None:
 
 
 @click.command("config")
+@folder_argument
 @output_options(
     "Print only settings that differ from their defaults.", json_help="Print one JSON object for scripts."
 )
-def config_command(output: Output) -> None:
+def config_command(output: Output, folder: str | None) -> None:
     """Print the settings that apply, and the source of each. Passwords are masked.
 
-    An environment variable takes precedence over .env; options of `seekable serve` take precedence over both,
-    and are not shown here. Unknown SEEKABLE_* names are listed with the nearest setting; the exit status is
-    then 1.
+    An environment variable takes precedence over .env. The options and the FOLDER of `seekable serve` take
+    precedence over both; of these, only FOLDER can be given here. Unknown SEEKABLE_* names are listed with
+    the nearest setting; the exit status is then 1.
 
     With --json, prints an object with env_file, settings (each with name, value and source) and unknown
     (each with name and nearest).
     """
+    override(files_dir=folder)
     found = env_file()
     settings = [*effective_settings(found)]
+    if folder is not None:
+        files_dir = f"{PREFIX}FILES_DIR"
+        settings = [replace(one, source="command line") if one.name == files_dir else one for one in settings]
     unknown = nearest_settings(found)
     if output.quiet:
         settings = [setting for setting in settings if setting.source != "default"]

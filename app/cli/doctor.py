@@ -25,12 +25,12 @@ from urllib.parse import urlsplit
 import click
 from pydantic import ByteSize
 
-from app.cli.output import Output, output_options
+from app.cli.options import Output, folder_argument, output_options
 from app.database.doctor_checks import DatabaseStatus, FolderStatus, probe_databases, probe_folder
 from app.http.addresses import is_loopback_host
 from app.server.connection_limits import connections_within
 from app.server.listen import authority
-from app.settings import ConfigurationError, Settings, env_file, read, unknown
+from app.settings import ConfigurationError, Settings, env_file, override, read, unknown
 from app.storage.types import RESERVED
 
 
@@ -428,16 +428,18 @@ def _check_notifications(database: DatabaseStatus) -> Iterator[Finding]:
 
 
 @click.command()
+@folder_argument
 @output_options("Print only what must be fixed.", json_help="Print one JSON object for scripts.")
-def doctor(output: Output) -> None:
+def doctor(output: Output, folder: str | None) -> None:
     """Check the settings, the folder and the database, and list what to fix.
 
-    Prints one line for each finding, then a verdict. The exit status is 1 if something has to be fixed.
-    Changes nothing, and may run beside a server.
+    With FOLDER, checks what `seekable serve FOLDER` would serve. Prints one line for each finding, then a
+    verdict. The exit status is 1 if something has to be fixed. Changes nothing, and may run beside a server.
 
     With --json, prints an object with version, python, findings (each with level, subject and sentence) and
     verdict.
     """
+    override(files_dir=folder)
     findings = [*diagnose()]
     verdict = summarize(findings)
     if output.quiet:

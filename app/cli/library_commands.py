@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from app.cli.output import Output, output_options
+from app.cli.options import Output, check_has_folder, folder_argument, output_options
 from app.database import Stores, check_different_libraries, open_stores, prepare_database
 from app.library.copying import LEFT_BEHIND, CopyOutcome, Target, copy, find_gone, remove_gone
-from app.settings import ConfigurationError, Settings, load, load_target
+from app.settings import ConfigurationError, Settings, load, load_target, override
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
 from app.storage.maintenance import Integrity, ScanOutcome
@@ -30,9 +30,12 @@ _CONTINUE = "Files copied so far are kept. Run the same command again to continu
 
 
 @click.command()
+@folder_argument
 @_for_scripts
-def scan(output: Output) -> None:
-    """Register files that other programs added, changed, moved or removed.
+def scan(output: Output, folder: str | None) -> None:
+    """Register files that other programs added, changed, moved or removed in FOLDER.
+
+    Without FOLDER, scans the library of the settings.
 
     Lists files that cannot be read; the exit status is then 1.
 
@@ -44,7 +47,7 @@ def scan(output: Output) -> None:
     async def run(storage: Storage) -> None:
         found.update(await _scan(storage, output))
 
-    _with_storage(run)
+    _with_storage(run, folder)
     if ScanOutcome.UNREADABLE in found:
         sys.exit(1)
 
@@ -65,9 +68,12 @@ async def _scan(storage: Storage, output: Output) -> Counter[ScanOutcome]:
 
 
 @click.command()
+@folder_argument
 @_for_scripts
-def verify(output: Output) -> None:
-    """Read every file, and list those that do not match their hash; the exit status is then 1.
+def verify(output: Output, folder: str | None) -> None:
+    """Read every file in FOLDER, and list those that do not match their hash; the exit status is then 1.
+
+    Without FOLDER, verifies the library of the settings.
 
     With --json, prints an object with path and outcome for each of them, and last the counts.
     """
@@ -82,7 +88,7 @@ def verify(output: Output) -> None:
                     bar.print(step.verdict, step.path)
                 bar.advance(step.size)
 
-    _with_storage(run)
+    _with_storage(run, folder)
     _print_counts(output, found, found.total())
     if found.keys() & _FAULTS:
         sys.exit(1)
@@ -271,8 +277,11 @@ class _Bar:
         self._bar.render_progress()
 
 
-def _with_storage(run: Callable[[Storage], Awaitable[object]]) -> None:
-    _with_stores(load(), lambda stores: run(stores.storage))
+def _with_storage(run: Callable[[Storage], Awaitable[object]], folder: str | None) -> None:
+    override(files_dir=folder)
+    settings = load()
+    check_has_folder(settings, folder)
+    _with_stores(settings, lambda stores: run(stores.storage))
 
 
 def _with_stores(settings: Settings, run: Callable[[Stores], Awaitable[object]]) -> None:

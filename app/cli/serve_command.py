@@ -1,14 +1,11 @@
 """`seekable serve`: opens the listening sockets, prepares the database, and runs the server."""
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from socket import AF_UNIX, socket
-from typing import Any
 
 import click
 
@@ -16,6 +13,7 @@ from app import logs
 from app.accounts.models import new_invite
 from app.cli.banner import Banner
 from app.cli.doctor import IGNORES_CASE
+from app.cli.options import check_has_folder, folder_argument
 from app.database import open_accounts, prepare_database
 from app.database.doctor_checks import ignores_case
 from app.database.open_library import is_read_only
@@ -42,38 +40,8 @@ _UNREACHABLE = (
 )
 
 
-class _Folder(click.Path):
-    """An existing folder other than the root. It is converted to an absolute path."""
-
-    def __init__(self) -> None:
-        super().__init__(file_okay=False)  # for the completion of shells
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value.strip():
-            raise click.UsageError("The folder has no name. To serve this folder: seekable serve .", ctx)
-        path = Path(os.path.expanduser(value))
-        # resolve() would also replace the name of a symbolic link, which a reader knows.
-        path = path.resolve() if ".." in path.parts else path.absolute()
-        if (problem := _problem(path)) is not None:
-            raise click.UsageError(problem, ctx)
-        return str(path)
-
-
-def _problem(folder: Path) -> str | None:
-    """Return a sentence why the folder cannot be served, with the remedy."""
-    shown, above = (logs.escaped(shlex.quote(str(path))) for path in (folder, folder.parent))
-    # os.path: Path.exists() of Python 3.11 raises an error where this user may not look.
-    if not os.path.exists(folder):
-        return f"{shown} does not exist. To create it: mkdir -p {shown}"
-    if not os.path.isdir(folder):
-        return f"{shown} is a file. To serve its folder: seekable serve {above}"
-    if folder.samefile("/"):
-        return "/ contains all files of this machine. Name the folder of the films."
-    return None
-
-
 @click.command("serve")
-@click.argument("folder", required=False, type=_Folder())
+@folder_argument
 @click.option(
     *("-p", "--port"),
     type=click.IntRange(0, 65535),
@@ -119,11 +87,7 @@ def serve_command(
     override(files_dir=folder, host=host, port=port, access=access, read_only=read_only or None)
     with ExitStack() as stack:
         settings = load(lambda settings: logs.configure(settings.log_format))
-        if folder is not None and settings.storage == "gridfs":
-            raise ConfigurationError(
-                "With SEEKABLE_STORAGE=gridfs, the films are in MongoDB. Omit the folder, or set "
-                "SEEKABLE_STORAGE=filesystem."
-            )
+        check_has_folder(settings, folder)
         listeners, listens_on = _listeners(settings, uds, stack, has_address=has_address)
         network = _network(settings, listeners)
         if qr and not network:

@@ -101,3 +101,23 @@ def test_wrong_usage_has_exit_status_2(tmp_path: Path, arguments: tuple[str, ...
     done = run(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: " in done.stderr
+
+
+def test_commands_work_on_folder_of_command_line(library: Path) -> None:
+    """As after `seekable serve FOLDER`, in another working directory."""
+    elsewhere = library / "elsewhere"
+    elsewhere.mkdir()
+    for arguments in (["scan", "--json"], ["verify", "--json"]):
+        assert objects(run(elsewhere, *arguments, "../files"))[-1]["files"] == 1
+    checked = run(elsewhere, "doctor", "../files").stdout
+    assert f"good: SEEKABLE_FILES_DIR={library / 'files'} can be written" in checked
+    (setting,) = objects(run(elsewhere, "config", "../files", "--json", "-q"))[0]["settings"][:1]
+    assert setting == {
+        "name": "SEEKABLE_FILES_DIR",
+        "value": str(library / "files"),
+        "source": "command line",
+    }
+    assert [*elsewhere.iterdir()] == []
+    in_mongodb = run(elsewhere, "scan", "../files", SEEKABLE_STORAGE="gridfs")
+    assert in_mongodb.returncode == 2
+    assert "the films are in MongoDB" in in_mongodb.stderr

@@ -1,19 +1,66 @@
-"""Output of commands for people, or with --json for scripts; with --quiet only problems.
+"""Options and arguments that several commands share: the folder, and --json and --quiet.
 
-Standard output receives nothing else: progress, questions and log records go to standard error.
+With --json a command prints for scripts, and with --quiet only problems. Standard output receives nothing
+else: progress, questions and log records go to standard error.
 """
 
 import json
+import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
 from app import logs
+from app.settings import ConfigurationError, Settings
 
 Command = Callable[..., None]
+
+
+class _Folder(click.Path):
+    """An existing folder other than the root. It is converted to an absolute path."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)  # for the completion of shells
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.strip():
+            raise click.UsageError("The folder has no name. For this folder, write a dot.", ctx)
+        path = Path(os.path.expanduser(value))
+        # resolve() would also replace the name of a symbolic link, which a reader knows.
+        path = path.resolve() if ".." in path.parts else path.absolute()
+        if (problem := _problem(path)) is not None:
+            raise click.UsageError(problem, ctx)
+        return str(path)
+
+
+def _problem(folder: Path) -> str | None:
+    """Return a sentence why the folder cannot be served, with the remedy."""
+    shown, above = (logs.escaped(shlex.quote(str(path))) for path in (folder, folder.parent))
+    # os.path: Path.exists() of Python 3.11 raises an error where this user may not look.
+    if not os.path.exists(folder):
+        return f"{shown} does not exist. To create it: mkdir -p {shown}"
+    if not os.path.isdir(folder):
+        return f"{shown} is a file. Name its folder: {above}"
+    if folder.samefile("/"):
+        return "/ contains all files of this machine. Name the folder of the films."
+    return None
+
+
+folder_argument = click.argument("folder", required=False, type=_Folder())
+
+
+def check_has_folder(settings: Settings, folder: str | None) -> None:
+    """Raise ConfigurationError if a folder is named, but the films are in MongoDB."""
+    if folder is not None and settings.storage == "gridfs":
+        raise ConfigurationError(
+            "With SEEKABLE_STORAGE=gridfs, the films are in MongoDB. Omit the folder, or set "
+            "SEEKABLE_STORAGE=filesystem."
+        )
 
 
 @dataclass(frozen=True)
