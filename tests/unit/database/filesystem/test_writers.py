@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 
 from app.database.filesystem.file_identity import FileStat, has_writer
 from app.database.filesystem.writable_disk import WritableDisk
+from tests.support import need
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs file leases, which only Linux has")
 
@@ -103,48 +103,41 @@ def test_writer_is_unknown_when_file_belongs_to_another_user(tmp_path: Path) -> 
         os.close(descriptor)
 
 
-_OPEN = """
-import os, sys, time
-opened = failed = 0
-until = time.monotonic() + 0.4
-while time.monotonic() < until:
-    try:
-        os.close(os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK))
-        opened += 1
-    except BlockingIOError:
-        failed += 1
-print(opened, failed)
+_LONGEST_PAUSE = """
+import os, sys, threading, time
+from app.database.filesystem.file_identity import FileStat, has_writer
+longest, ended = 0, threading.Event()
+sys.setswitchinterval(60)  # a thread is never asked to release the GIL
+def run():
+    global longest
+    last = time.monotonic()
+    while not ended.is_set():
+        time.sleep(0.001)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+descriptor = os.open(sys.argv[1], os.O_RDONLY)
+expected = FileStat.of(os.fstat(descriptor))
+other = threading.Thread(target=run)
+other.start()
+assert has_writer(descriptor, expected) is False
+ended.set()
+other.join()
+print(longest)
 """
+"""Prints for how many seconds at most another thread did not run while a file was checked."""
 
 
 def test_lease_is_held_briefly_when_threads_compete(tmp_path: Path) -> None:
-    """A program that opens it for writing with O_NONBLOCK succeeds.
+    """A program that opens the file for writing meanwhile waits, or fails (O_NONBLOCK).
 
-    The kernel may stop this process while it holds the lease, so on a busy machine the best of several
-    measurements counts. If another thread of this process ran meanwhile, most attempts of each would fail.
+    So the thread that holds the lease keeps the GIL: here for three calls, each of a twentieth of a second.
     """
+    need("strace")
     film = tmp_path / "film"
     film.write_bytes(b"film")
-    disk, ended = WritableDisk(tmp_path), Event()
-
-    def compete() -> None:
-        while not ended.is_set():
-            pass
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(0.02)
-    Thread(target=compete, daemon=True).start()
-    try:
-        for _ in range(10):
-            with subprocess.Popen([sys.executable, "-c", _OPEN, film], stdout=subprocess.PIPE) as other:
-                while other.poll() is None:
-                    disk.has_writer(("film",), film.stat())
-                assert other.stdout is not None
-                opened, failed = map(int, other.stdout.read().split())
-            if failed < opened / 5:
-                return
-    finally:
-        ended.set()
-        sys.setswitchinterval(interval)
-        disk.close()
-    raise AssertionError(f"{failed} of {opened + failed} attempts to open the file failed.")
+    slow_calls = ["strace", "-f", "-o", "/dev/null", "-P", film, "-e", "inject=fcntl:delay_exit=50000"]
+    checking = subprocess.run(
+        [*slow_calls, sys.executable, "-c", _LONGEST_PAUSE, film], capture_output=True, text=True, timeout=60
+    )
+    assert checking.returncode == 0, checking.stderr
+    assert float(checking.stdout) > 0.15
