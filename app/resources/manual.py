@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -130,4 +131,12 @@ def _page(request: Request, name: str) -> Response:
         raise NotFound(f"The documentation has no page “{name}”.")
     here = base_url(request, request.state.services.base_url)
     content = found.html.replace(EXAMPLE_URL, escape(here))
-    return page(request, "help.html", title=found.title, name=name, pages=pages().values(), content=content)
+    return page(
+        request,
+        "help.html",
+        title=found.title,
+        name=name,
+        pages=pages().values(),
+        content=content,
+        version=version("seekable"),
+    )

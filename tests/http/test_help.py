@@ -1,6 +1,7 @@
 """The documentation at /help/: every page, link and image of it, for every client."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -56,6 +57,10 @@ def test_pages_run_no_scripts(http: httpx.Client) -> None:
 def test_commands_name_the_server_that_shows_them(server: Server, texts: dict[str, str]) -> None:
     assert f"vlc {server.url}/files/films/film.mp4" in texts["/help/tutorial"]
     assert "//127.0.0.1:8000/files" not in texts["/help/tutorial"]
+
+
+def test_footer_names_the_version(texts: dict[str, str]) -> None:
+    assert f"Seekable {version('seekable')} ·" in texts["/help/"]
 
 
 def test_page_has_help_in_its_footer(http: httpx.Client) -> None:

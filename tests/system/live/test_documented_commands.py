@@ -32,11 +32,13 @@ RUN_ELSEWHERE = {
     r"make run-gridfs": "test_run_gridfs.py",
     r"curl --unix-socket ": "test_unix_sockets.py",
     r"uvx |pipx ": "test_wheel.py, without the downloads of uvx and pipx",
+    r"pip install |openapi-python-client |npm |npx |node ": "test_generated_clients.py",
     r"vlc ": "test_players.py, as a user who is not root",
 }
 
 NOT_RUN = {
     r"docker |minikube |kubectl |cd k8s|echo \"\$\(minikube": "no container engine and no cluster",
+    r"sudo ": "no systemd; test_systemd.py verifies the units",
     r"SEEKABLE_DATABASE_URL=": "no host of that name; every test on PostgreSQL has such a setting",
     r"SEEKABLE_STORAGE=gridfs": "no host of that name; every test on GridFS has such a setting",
 }
@@ -72,6 +74,7 @@ RUN_HERE = [
     *lines_of("README", *CLIENTS),
     *lines_of("tutorial", *CLIENTS, "seekable scan", "seekable verify"),
     *lines_of("accounts", "curl", "seekable account"),
+    *lines_of("operations", "eval"),
 ]
 
 
@@ -170,3 +173,10 @@ def test_commands_of_accounts_work(tmp_path: Path, film: Path) -> None:
     assert f"{server.url}/sign-up?invite=" in outputs["seekable account invite"]
     assert email in outputs["seekable account list"]
     assert '"filename":"film.mp4"' in outputs[f"curl -H 'Authorization: Bearer skb_…' {EXAMPLE}/files"]
+
+
+def test_line_for_completion_works_in_bash(tmp_path: Path) -> None:
+    need("bash")
+    (line,) = lines_of("operations", "eval")
+    shown = shell(f"bash -c '{line}\ncomplete -p seekable'", tmp_path, environment(tmp_path))
+    assert "-F _seekable_completion seekable" in shown
