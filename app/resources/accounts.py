@@ -24,12 +24,15 @@ from app.resources.dependencies import (
 )
 from app.resources.errors import BEARER, failure_of, problems
 from app.resources.middleware.host_guard import BASE_URL_HINT, is_from_our_page
+from app.resources.openapi import response_headers
 from app.resources.rendering import JSON, page
 from app.resources.request_body import body, body_schema, client_key, is_json, read_fields, validate
 from app.resources.ui import https_notice
 from app.storage.types import SHARED
 
 router = APIRouter(default_response_class=JSON)
+
+_SESSION = {"headers": response_headers("Set-Cookie")}
 
 
 _EMAIL, _PASSWORD = "anna@example.org", "correct horse battery staple"
@@ -119,7 +122,10 @@ async def require_own_page(request: Request, services: ServicesDep) -> None:
     status_code=201,
     response_model=AccountInfo,
     openapi_extra=body_schema(NewAccount),
-    responses=problems(400, 403, 409, 413, 415, 422, 429, 503),
+    responses={
+        201: {"description": "Signed up and logged in.", **_SESSION},
+        **problems(400, 403, 409, 413, 415, 422, 429, 503),
+    },
 )
 async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
     """Create an account and log in to it. The first account is the administrator's."""
@@ -144,7 +150,10 @@ async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep
     dependencies=[Depends(require_own_page)],
     response_model=AccountInfo,
     openapi_extra=body_schema(Credentials),
-    responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
+    responses={
+        200: {"description": "Logged in.", **_SESSION},
+        **problems(400, 401, 403, 413, 415, 422, 429, 503),
+    },
 )
 async def login(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
     """Log in: the response sets a cookie."""
@@ -228,7 +237,14 @@ def _local_target(request: Request, target: str) -> str:
     operation_id="accounts_log_out",
     status_code=204,
     response_class=Response,
-    responses={303: {"description": "To a form."}, **problems(401, 403, 503)},
+    responses={
+        204: {"description": "Logged out.", **_SESSION},
+        303: {
+            "description": "Logged out, to a browser.",
+            "headers": response_headers("Location", "Set-Cookie"),
+        },
+        **problems(401, 403, 503),
+    },
 )
 async def logout(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
     """Log out: the session of the cookie ends."""

@@ -59,6 +59,7 @@ _RESPONSE_HEADERS: dict[str, tuple[str, Any, bool]] = {
     "Location": ("The address of the file, or of the page.", "http://localhost:8000/files/film.mp4", True),
     "Repr-Digest": ("The hash of the file (RFC 9530), once it is known.", "sha-256=:…:", False),
     "Retry-After": ("Seconds to wait before the next attempt.", 5, True),
+    "Set-Cookie": ("The cookie of the login.", "seekable-8000=…; HttpOnly; Path=/; SameSite=lax", True),
     "WWW-Authenticate": ("The schemes that the server accepts.", 'Basic realm="Seekable"', True),
 }
 
@@ -125,10 +126,13 @@ def complete(document: dict[str, Any], routes: Iterable[BaseRoute], *, cookie: s
             _add_security(operation, route, method)
         _complete_responses(operation, has_receipts=cookie is not None)
         for parameter in operation.get("parameters", ()):
-            _show_example(parameter)
+            _simplify(parameter)
         _name_body(operation, schemas)
     for name in ("HTTPValidationError", "ValidationError", *(["Receipt"] if cookie is None else [])):
         schemas.pop(name, None)
+    for schema in schemas.values():
+        for member in schema.get("properties", {}).values():
+            member.pop("title", None)  # its name once more
     used = {operation["tags"][0] for operation, *_ in _operations(document, routes)}
     document["tags"] = [{"name": tag, "description": TAGS[tag]} for tag in TAGS if tag in used]
 
@@ -204,9 +208,14 @@ def _complete_responses(operation: dict[str, Any], *, has_receipts: bool) -> Non
             media["schema"] = {"anyOf": both} if has_receipts else both[0]
 
 
-def _show_example(parameter: dict[str, Any]) -> None:
-    """Move the example out of the schema of a parameter, where /docs does not read it."""
-    if examples := parameter.get("schema", {}).pop("examples", None):
+def _simplify(parameter: dict[str, Any]) -> None:
+    """Remove the title, the null, which no request can send, and what the parameter itself contains."""
+    schema = parameter.get("schema", {})
+    for name in ("title", "description"):
+        schema.pop(name, None)
+    if {"type": "null"} in schema.get("anyOf", ()):
+        schema |= schema.pop("anyOf")[0]
+    if examples := schema.pop("examples", None):  # /docs reads only that of the parameter
         parameter["example"] = examples[0]
 
 
