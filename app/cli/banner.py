@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from threading import Thread
 
 import click
-import segno
 
 from app import logs
 
@@ -99,6 +98,8 @@ class Banner:
 
 def qr_code(url: str) -> str:
     """Return a QR code for a terminal with Unicode and colours: lines of half blocks."""
+    import segno  # noqa: PLC0415 - the completion of shells, which also imports this module, has to be fast
+
     drawn = io.StringIO()
     segno.make(url, micro=False).terminal(drawn, compact=True, border=2)
     light, reset = _QR_COLOURS
