@@ -92,3 +92,15 @@ def test_site_has_all_pages_and_loads_nothing_from_other_sites(site: Path) -> No
 def test_index_and_site_have_the_same_order() -> None:
     nav = re.findall(r"^  - ([\w-]+\.md)$", (ROOT / "properdocs.yml").read_text(), re.MULTILINE)
     assert nav == ["index.md", *re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/index.md").read_text())]
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_document_lead_to_files(document: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)", (ROOT / document).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_is_short_and_its_images_are_small() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+    for image in [*(ROOT / "docs").glob("*.png"), *(ROOT / "docs").glob("*.svg")]:
+        assert image.stat().st_size < 200_000, image.name
