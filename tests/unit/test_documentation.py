@@ -90,7 +90,7 @@ def test_site_has_all_pages_and_loads_nothing_from_other_sites(site: Path) -> No
 
 
 def test_index_and_site_have_the_same_order() -> None:
-    nav = re.findall(r"^  - ([\w-]+\.md)$", (ROOT / "properdocs.yml").read_text(), re.MULTILINE)
+    nav = re.findall(r"^ +- ([\w-]+\.md)$", (ROOT / "properdocs.yml").read_text(), re.MULTILINE)
     assert nav == ["index.md", *re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/index.md").read_text())]
 
 
