@@ -110,7 +110,7 @@ def _changing(email: str, output: Output, sentence: str) -> Iterator[tuple[Accou
 def _find(store: AccountStore, email: str) -> Account:
     found = store.by_email(email)
     if found is None:
-        raise UnknownRecord("There is no account with this email address.")
+        raise UnknownRecord(f"There is no account {logs.escaped(email)}. `seekable account list` prints all.")
     return found
 
 

@@ -140,7 +140,7 @@ class ConnectionManager:
         sid that concern `library`, the library of its client.
         """
         if len(self._by_sid) >= self._limit:
-            raise TooManyConnections("Too many WebSockets are open; try again later.")
+            raise TooManyConnections("Too many WebSockets are open. Try again in a minute.")
         connection = ClientConnection(peer, library, topic, self._backlog)
         self._by_sid[connection.sid] = connection
         return connection

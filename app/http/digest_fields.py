@@ -65,7 +65,8 @@ def verify(declared: Digests, actual: Callable[[str], bytes]) -> None:
     for algorithm, digest in declared.items():
         if actual(algorithm) != digest:
             raise BadDigest(
-                f"The bytes do not have the {algorithm.upper()} digest that was declared for them."
+                f"The bytes do not have the {algorithm.upper()} digest that was declared for them. "
+                "Send them again."
             )
 
 

@@ -143,7 +143,7 @@ class FormReader:
     def finish(self) -> None:
         """Mark the end of the body. Raises BadForm unless the form was complete and contained a file."""
         if not self._ended:
-            raise BadForm("The form ends before its closing boundary.")
+            raise BadForm("The form ends before its closing boundary. Upload the file again.")
         if FILE not in self._seen:
             raise BadForm(f"The form has no part named {FILE!r}.")
 

@@ -86,7 +86,7 @@ class Quotas:
 
     async def _check(self, account: Account, key: Key, size: int) -> None:
         if not await self._may_store(account.id):
-            raise NotSignedIn("The account no longer exists, or is disabled.")
+            raise NotSignedIn("Your account no longer exists, or is disabled. Ask the administrator.")
         quota = self.of(account)
         if quota is None:
             return

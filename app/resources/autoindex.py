@@ -12,7 +12,7 @@ from app.resources.errors import TooManyFolders
 from app.resources.listing import PAGE_SIZE, listing_response
 from app.storage.contract import all_pages
 from app.storage.errors import NotFound
-from app.storage.types import MAX_FOLDERS, FileInfo, Listing, Page, normalize_folder
+from app.storage.types import MAX_FOLDERS, FileInfo, Listing, Page, normalize_folder, quoted
 
 _HEADERS = {
     "content-type": "text/html; charset=utf-8",
@@ -49,7 +49,7 @@ async def index_of_folder(
 async def _index(request: Request, services: Services, listing: Listing) -> Response:
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     if listing.folder and not first.folders and not first.items:
-        raise NotFound("There is no such folder.")
+        raise NotFound(f"There is no folder {quoted(listing.folder)}.")
     folders = first.folders
     if len(folders) >= MAX_FOLDERS:
         folders = await services.storage.folders(

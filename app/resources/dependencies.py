@@ -88,7 +88,7 @@ async def get_principal(request: HTTPConnection) -> Principal | None:
 async def get_account_holder(principal: "PrincipalDep") -> Principal:
     """Dependency: a caller with full rights (session or password), not a token or a link."""
     if principal is None:
-        raise NotSignedIn("This needs an account.")
+        raise NotSignedIn("This needs an account. Log in, or send a password or a token.")
     if not principal.may_manage:
         raise NotPermitted("A token or a link cannot do this. Log in, or use the password.")
     return principal
@@ -151,7 +151,7 @@ def library_of(scope: Scope, parameters: Collection[str] | None = None) -> str:
         return SHARED
     principal = scope["state"].get("principal")
     if not isinstance(principal, Principal):
-        raise NotSignedIn("This needs an account.")
+        raise NotSignedIn("This needs an account. Log in, or send a password or a token.")
     return principal.account.library
 
 

@@ -378,12 +378,18 @@ def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> E
     if current is None:
         return _expectation_of_absent(headers)
     if evaluate(method, headers, current) is not Verdict.PROCEED:
-        raise VersionMismatch("The stored file is not the version that the request's conditions require.")
+        raise VersionMismatch(
+            "The stored file is not the version that the request's conditions require. Reload it and "
+            "try again."
+        )
     return current.etag if has_write_condition(headers) else Expect.ANY
 
 
 def _expectation_of_absent(headers: RawHeaders) -> Expectation:
     if field(headers, b"if-match") is not None:
-        raise VersionMismatch("There is no such file, and the request's conditions require a version of it.")
+        raise VersionMismatch(
+            "There is no such file, and the request's conditions require a version of it. To create "
+            "the file, omit them."
+        )
     # Without a modification date, If-Unmodified-Since is ignored (RFC 9110 §13.1.4).
     return Expect.ABSENT if field(headers, b"if-none-match") is not None else Expect.ANY

@@ -66,7 +66,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
             parser = MultiPartParser(request.headers, _once(content), max_files=0, max_fields=MAX_FIELDS)
             return dict(await parser.parse())
     except (ValueError, RecursionError, MultiPartException):
-        raise BadForm("The body is not valid for its Content-Type.") from None
+        raise BadForm("The body is not valid for its Content-Type. Check both.") from None
     raise UnsupportedForm(f"Send a form, or JSON with Content-Type: {_JSON}.")
 
 
@@ -91,7 +91,7 @@ def parse_merge_patch(document: bytes) -> dict[str, Any]:
     try:
         patch = json.loads(document.decode(), object_pairs_hook=_unique_members)
     except (ValueError, RecursionError):
-        raise BadPatch("The body is not JSON in UTF-8.") from None
+        raise BadPatch("The body is not JSON in UTF-8. Check its syntax and its encoding.") from None
     if not isinstance(patch, dict):
         raise BadPatch("A patch is a JSON object with folder, filename or both.")
     return patch
@@ -101,7 +101,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         # Two JSON parsers would disagree on which one counts (RFC 8259 §4).
-        raise BadPatch("A member of the patch is there twice.")
+        raise BadPatch("A member of the patch is there twice. Send each once.")
     return members
 
 

@@ -30,10 +30,10 @@ class ConnectionLimits:
     def acquire(self, address: str) -> str | None:
         """Count a new connection and return None, or return the reason why it exceeds a limit."""
         if self._total is not None and self.open_total >= self._total:
-            return "Too many connections are open."
+            return "Too many connections are open. Try again in a few seconds."
         peer = client_network(address)
         if self.open_by_peer[peer] >= self._per_peer and not self._is_exempt(address):
-            return f"At most {self._per_peer} connections of one address may be open."
+            return f"At most {self._per_peer} connections of one address may be open. Close some."
         self.open_by_peer[peer] += 1
         self.open_total += 1
         return None

@@ -127,7 +127,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
             if port == 0 and error.errno == errno.EADDRINUSE:
                 continue  # free on one address, taken on another
             raise ListenError(_explain(error, host, port)) from None
-    raise ListenError(f"No port is free on all addresses of {host}.")
+    raise ListenError(f"No port is free on all addresses of {host}. Choose one with --port or SEEKABLE_PORT.")
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:

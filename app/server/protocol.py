@@ -269,12 +269,16 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return  # a callback has already refused it, which stopped the parser
         log_malformed_request(self.client, reason)
-        self._refuse(HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")
+        self._refuse(
+            HTTPStatus.BAD_REQUEST,
+            "The request is not valid HTTP/1.1. Check the client, or a proxy in between.",
+        )
 
     def _refuse_head(self) -> None:
         limit = self.config.limits.head_size
         self._refuse(
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The head of a request has at most {limit} bytes."
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"The head of a request has at most {limit} bytes. Send fewer or shorter headers.",
         )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:

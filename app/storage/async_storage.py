@@ -226,7 +226,7 @@ class ThreadedStorage:
         if reader is None:
             reader = await self._open_in(self._changes, address, wait=True)
         if reader is None:
-            raise StorageUnavailable("The file could not be opened.")
+            raise StorageUnavailable("The file could not be opened now. Try again in a few seconds.")
         return reader
 
     async def _open_in(self, pool: Pool, address: Address, *, wait: bool) -> Reader | None:

@@ -60,7 +60,9 @@ def plan(
     if not _CONDITIONS.isdisjoint(name for name, _ in headers):
         verdict = evaluate(method, headers, info)
         if verdict is Verdict.FAILED:
-            raise VersionMismatch("The file is not the version that the request's conditions ask for.")
+            raise VersionMismatch(
+                "The file is not the version that the request's conditions require. Reload it and try again."
+            )
         if verdict is Verdict.NOT_MODIFIED:
             return Plan(304, [*validators], ())
 

@@ -202,7 +202,10 @@ class Uploads:
                 await staged.write(part)
                 progress.advance(len(data))
             if length is not None and progress.received != length:
-                raise IncompleteBody(f"Content-Length is {length} bytes, but {progress.received} arrived.")
+                raise IncompleteBody(
+                    f"Content-Length is {length} bytes, but {progress.received} arrived. Upload the "
+                    "file again."
+                )
             await staged.flush()
             yield staged
         progress.finish()
@@ -236,7 +239,7 @@ class _Target:
         elif event.name == "folder":
             folder = normalize_folder(event.value)
             if self._folder and folder and self._folder != folder:
-                raise BadForm("The form and the URL name different folders.")
+                raise BadForm("The form and the URL name different folders. Name one of them.")
             self._folder = folder or self._folder or ""
         else:
             return None

@@ -244,7 +244,9 @@ class FilesystemBackend:
         if part != "folder":
             with self.database.reading() as session:
                 if session.scalar(select(VolumeRow.id)) != self.volume:
-                    raise StorageUnavailable("The database has been exchanged since the server started.")
+                    raise StorageUnavailable(
+                        "The database has been exchanged since the server started. Start the server again."
+                    )
             self.database.check_writable()
         if part != "database":
             self._check_volume()

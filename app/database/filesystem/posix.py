@@ -47,11 +47,13 @@ def map_os_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise OutOfSpace("The disk is full.") from error
+            raise OutOfSpace("The disk is full. Delete some files, then try again.") from error
         if error.errno == errno.ENAMETOOLONG:
             raise InvalidName("The disk does not accept a name of this length. Shorten it.") from error
         if error.errno == errno.EXDEV:
-            raise PathConflict("Another file system is mounted there; it can only be read.") from error
+            raise PathConflict(
+                "Another file system is mounted there; it can only be read. Choose another folder."
+            ) from error
         raise StorageUnavailable(f"The disk cannot be read or written: {error.strerror}.") from error
 
 

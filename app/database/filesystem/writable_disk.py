@@ -144,9 +144,15 @@ class WritableDisk(Disk):
         with map_os_errors():
             for folder in (self._root.descriptor, self._staging):
                 if os.fstatvfs(folder).f_flag & os.ST_RDONLY:
-                    raise StorageUnavailable("The file system of the files has become read-only.")
+                    raise StorageUnavailable(
+                        "The file system of the files has become read-only. Check its disk, then "
+                        "mount it for writing."
+                    )
                 if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
-                    raise StorageUnavailable("The server's user may no longer write to the folder of files.")
+                    raise StorageUnavailable(
+                        "The server's user may no longer write to the folder of files. Restore its "
+                        "permissions."
+                    )
             if os.fstat(self._staging).st_nlink == 0:
                 raise StorageUnavailable(
                     f"The folder {'/'.join(_STAGING)} was removed; start the server again."
@@ -206,7 +212,9 @@ class WritableDisk(Disk):
             if size is not None:
                 free = os.fstatvfs(self._staging)
                 if size > free.f_bavail * free.f_frsize:
-                    raise OutOfSpace("The disk has too little free space for this file.")
+                    raise OutOfSpace(
+                        "The disk has too little free space for this file. Delete some files first."
+                    )
             return self._create_staged()
 
     def _create_staged(self) -> StagedFile:
@@ -344,7 +352,7 @@ class WritableDisk(Disk):
             try:
                 os.link(name, backup, src_dir_fd=folder, dst_dir_fd=self._staging, follow_symlinks=False)
             except FileNotFoundError:
-                raise NotFound("The file no longer exists.") from None
+                raise NotFound("The file no longer exists. Reload the list.") from None
             try:
                 held = hold(self._staging, backup)
             except OSError:  # for example, a symbolic link that replaced the file

@@ -94,7 +94,9 @@ class GridBackend:
 
     def stage(self, size: int | None) -> GridWriter:
         if size is not None and size >= MIN_CHECKED_SIZE and self.database.free_bytes() < size:
-            raise OutOfSpace("The disk of the database has too little free space for this file.")
+            raise OutOfSpace(
+                "The disk of the database has too little free space for this file. Delete some files first."
+            )
         return GridWriter(self.database, self._leases, self._senders, self._sizes)
 
     def commit(

@@ -150,7 +150,7 @@ class MongoChangeSource:
             self._pass_on(event, feed)
         elif not stream.alive:
             self._token = None
-            raise StorageUnavailable("The database was dropped.")
+            raise StorageUnavailable("The database was dropped. Start the server again.")
         self._token = stream.resume_token
 
     def interrupt(self) -> None:

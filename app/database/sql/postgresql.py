@@ -187,7 +187,7 @@ class Postgresql(Database):
     def map_error(self, error: DBAPIError) -> StorageError:
         state = getattr(error.orig, "sqlstate", None)
         if state == _FULL:
-            return OutOfSpace("The disk of the database is full.")
+            return OutOfSpace("The disk of the database is full. Free space there, then try again.")
         if state is None:
             # Without the driver's message: clients must not see the address and the user.
             return StorageUnavailable(_NO_REPLY)
@@ -206,7 +206,9 @@ class Postgresql(Database):
         )
         with self._transaction(self.engine.execution_options(begin=begin)) as session:
             if session.scalar(text("SHOW transaction_read_only")) == "on":
-                raise StorageUnavailable("The database is read-only.")
+                raise StorageUnavailable(
+                    "The database is read-only. Name a primary server in SEEKABLE_DATABASE_URL."
+                )
 
     def create_private(self) -> None:
         """Do nothing: the database is on the server."""

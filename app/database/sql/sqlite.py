@@ -105,9 +105,14 @@ class Sqlite(Database):
         self._check_file()
         try:
             if os.statvfs(self._file).f_flag & os.ST_RDONLY:
-                raise StorageUnavailable("The file system of the database is read-only.")
+                raise StorageUnavailable(
+                    "The file system of the database is read-only. Check its disk, then mount it for writing."
+                )
             if not os.access(self._file, os.R_OK | os.W_OK):
-                raise StorageUnavailable("The server's user may no longer write to the database.")
+                raise StorageUnavailable(
+                    "The server's user may no longer write to the database. Restore the permissions "
+                    "of its file."
+                )
         except OSError as error:
             raise StorageUnavailable(f"The database cannot be reached: {error.strerror}.") from error
 
@@ -130,7 +135,7 @@ class Sqlite(Database):
     def _map_error(self, error: BaseException | None) -> StorageError:
         name = getattr(error, "sqlite_errorname", "")
         if name in _FULL:
-            return OutOfSpace("The disk of the database is full.")
+            return OutOfSpace("The disk of the database is full. Free space there, then try again.")
         primary = "_".join(name.split("_")[:2])
         reason = _REASONS.get(primary, f"reports an error: {error}")
         return StorageUnavailable(f"The database {reason}.")

@@ -176,13 +176,13 @@ def test_command_fails_with_one_line_when_request_is_invalid(run: Run, store: Ac
         (("add", "dora@nas"), b"", "A password has at least 8 characters"),
         (("add", "dora@nas"), b"\xff" * 10, "The password is not in UTF-8."),
         (("add", "dora@nas"), b"x" * 100_000, "at most 1,024."),
-        (("disable", "dora@nas"), b"", "There is no account with this email address."),
+        (("disable", "dora@nas"), b"", "There is no account dora@nas. `seekable account list` prints all."),
         (("remove", "anna@nas", "--yes"), b"", "This is the last administrator who can log in."),
         (("remove", "bert@nas"), b"", "Nothing was deleted"),
         (("remove", "bert@nas"), b"anna@nas\n", "Nothing was deleted"),
         (("remove", "bert@nas", "--keep-files", "--to", "dora@nas"), b"bert@nas\n", "There is no account"),
         (("demote", "anna@nas"), b"", "This is the last administrator who can log in."),
-        (("promote", "dora@nas"), b"", "There is no account with this email address."),
+        (("promote", "dora@nas"), b"", "There is no account dora@nas. `seekable account list` prints all."),
     ]
     for arguments, given, expected in cases:
         result = run(*arguments, given=given)

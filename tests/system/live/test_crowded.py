@@ -76,7 +76,9 @@ def test_refused_connection_gets_503_with_reason(tmp_path: Path) -> None:
             with closing(RawConnection("127.0.0.1", server.port)) as refused:
                 response = refused.receive_response()
                 assert response.status_code == 503
-                assert response.json()["detail"] == "Too many connections are open."
+                assert (
+                    response.json()["detail"] == "Too many connections are open. Try again in a few seconds."
+                )
                 assert response.headers["retry-after"] == "5"
                 assert refused.is_closed()
         until(lambda: connect_for_health(server) == 200, "a connection is accepted again")

@@ -47,6 +47,6 @@ def test_peer_is_admitted_once_unless_exempt(first: str, second: str, is_admitte
 def test_total_limit_has_no_exemption() -> None:
     limits = ConnectionLimits(per_peer=9, total=2, exempt=())
     assert [limits.acquire(address) for address in ("127.0.0.1", "192.0.2.1")] == [None, None]
-    assert limits.acquire("127.0.0.1") == "Too many connections are open."
+    assert limits.acquire("127.0.0.1") == "Too many connections are open. Try again in a few seconds."
     limits.release("192.0.2.1")
     assert limits.acquire("127.0.0.1") is None
