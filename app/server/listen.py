@@ -67,11 +67,14 @@ def _addresses(family: int) -> Iterator[str]:
     """Yield the addresses of this machine that others may know, without those of a single link."""
     import psutil  # noqa: PLC0415 - no other start needs it
 
-    up = {name for name, status in psutil.net_if_stats().items() if status.isup}
+    try:
+        down = {name for name, status in psutil.net_if_stats().items() if not status.isup}
+    except OSError:  # a hardened service sees no /proc/net
+        down = set()
     found = {
         one.address
         for name, addresses in psutil.net_if_addrs().items()
-        if name in up and not name.startswith(_INTERNAL)
+        if name not in down and not name.startswith(_INTERNAL)
         for one in addresses
         if one.family == family and "%" not in one.address
     }
