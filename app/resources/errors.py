@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -83,9 +83,9 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 class Problem(BaseModel):
     """Why a request failed."""
 
-    title: str
-    status: int
-    detail: str
+    title: str = Field(description="The phrase of the status.", examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(description="What went wrong, and the remedy.", examples=["There is no such file."])
 
 
 PROBLEMS = {
