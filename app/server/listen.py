@@ -4,10 +4,12 @@ addresses at which clients reach them."""
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from threading import Thread
+
+from app.http.addresses import is_loopback
 
 BACKLOG = 2048
 """The listen(2) backlog."""
@@ -51,19 +53,30 @@ _MDNS_TIMEOUT_S = 0.5
 """Seconds to wait for this machine's own name in mDNS: without a responder, a lookup may take long."""
 
 
-def network_hosts(listeners: Sequence[socket.socket]) -> list[str]:
+def source_to_others(family: int) -> str | None:
+    """Return the address from which this machine connects to others."""
+    outside = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((outside, 9))  # sends nothing
+        return str(probe.getsockname()[0])
+    return None
+
+
+def network_hosts(
+    listeners: Sequence[socket.socket], *, source: Callable[[int], str | None] = source_to_others
+) -> list[str]:
     """Return the addresses at which other machines reach the listeners, that of the default route first."""
     bound = [(one.family, one.getsockname()[0]) for one in listeners if one.family != socket.AF_UNIX]
     hosts: list[str] = []
     for family, host in bound:
         if ip_address(host).is_unspecified:
-            hosts += _addresses(family)
-        elif not ip_address(host).is_loopback:
+            hosts += _addresses(family, source(family))
+        elif not is_loopback(host):
             hosts.append(host)
     return hosts
 
 
-def _addresses(family: int) -> Iterator[str]:
+def _addresses(family: int, first: str | None) -> Iterator[str]:
     """Yield the addresses of this machine that others may know, without those of a single link."""
     import psutil  # noqa: PLC0415 - no other start needs it
 
@@ -78,18 +91,8 @@ def _addresses(family: int) -> Iterator[str]:
         for one in addresses
         if one.family == family and "%" not in one.address
     }
-    found = {one for one in found if not (ip_address(one).is_loopback or ip_address(one).is_link_local)}
-    first = _default_source(family)
+    found = {one for one in found if not (is_loopback(one) or ip_address(one).is_link_local)}
     yield from sorted(found, key=lambda one: (one != first, ip_address(one).packed))
-
-
-def _default_source(family: int) -> str | None:
-    """Return the address from which this machine connects to others."""
-    outside = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((outside, 9))  # sends nothing
-        return str(probe.getsockname()[0])
-    return None
 
 
 def mdns_name(hosts: Collection[str]) -> str | None:
