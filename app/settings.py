@@ -92,7 +92,17 @@ def _expanded_folder(path: object) -> object:
         return path
     if not path.strip():  # Path("") is the working directory, whose files would all be served
         raise ValueError("It is empty. Name a folder.")
-    return os.path.expanduser(path)
+    path = os.path.expanduser(path)
+    if not _is_utf8(os.path.abspath(path)):  # the URL of a database cannot contain it
+        raise ValueError("Its name is not in UTF-8. Rename the folder, or name a symbolic link to it.")
+    return path
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:  # bytes that Python could not decode
+        return False
 
 
 def _ascii(text: str) -> str:

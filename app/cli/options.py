@@ -7,6 +7,7 @@ else: progress, questions and log records go to standard error.
 import json
 import os
 import shlex
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -41,10 +42,13 @@ class _Folder(click.Path):
 def _problem(folder: Path) -> str | None:
     """Return a sentence why the folder cannot be served, with the remedy."""
     shown, above = (logs.escaped(shlex.quote(str(path))) for path in (folder, folder.parent))
-    # os.path: Path.exists() of Python 3.11 raises an error where this user may not look.
-    if not os.path.exists(folder):
+    try:
+        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+    except FileNotFoundError:
         return f"{shown} does not exist. To create it: mkdir -p {shown}"
-    if not os.path.isdir(folder):
+    except OSError as error:
+        return f"{shown}: {error.strerror}. Name another folder."
+    if not is_folder:
         return f"{shown} is a file. Name its folder: {above}"
     if folder.samefile("/"):
         return "/ contains all files of this machine. Name the folder of the films."

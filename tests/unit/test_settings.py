@@ -85,6 +85,7 @@ def test_setting_is_normalized(
         )),
         ("FILES_DIR", "", "Name a folder"),
         ("FILES_DIR", " ", "Name a folder"),
+        ("FILES_DIR", os.fsdecode(b"f\xfcr dich"), "not in UTF-8. Rename the folder, or name a"),
     ],
 )  # fmt: skip
 def test_setting_is_refused_when_invalid(

@@ -294,7 +294,9 @@ class Disk:
 
     def is_moving(self) -> bool:
         """Return whether a two-step move is in progress, or was interrupted by a crash."""
-        return self.status(MOVE_INTENT) is not None
+        with suppress(Unreadable):  # the reserved folder may be that of another user's server
+            return self.status(MOVE_INTENT) is not None
+        return False
 
     def undo_interrupted_move(self) -> None:
         """Undo a two-step move that a crash interrupted. Only the holder of the write lock may call this."""

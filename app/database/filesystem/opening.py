@@ -97,7 +97,7 @@ def open_filesystem(
     with _name_in_errors(database), disk.release_reserve():
         _keep_private(database)
         migrate(database)
-        volume = _pair(settings.files_dir, disk, database)
+        volume = _pair(settings, disk, database)
         ignored = ignored_names(database, IgnoredNames(settings.ignore), serving=serving)
         disk.sweep()
         backend = FilesystemBackend(
@@ -231,7 +231,9 @@ def _folder_errors(settings: Settings) -> Iterator[None]:
     except StorageError as error:
         cause = error.__cause__
         reason = _FOLDER_ERRORS.get(cause.errno or 0) if isinstance(cause, OSError) else None
-        if isinstance(cause, PermissionError) and settings.files_dir.is_dir():
+        if isinstance(cause, PermissionError) and is_read_only(settings):
+            reason = "This user cannot read it."
+        elif isinstance(cause, PermissionError) and settings.files_dir.is_dir():
             reason = (
                 f"{reason} To serve it as it is, use `seekable serve --read-only`, or set "
                 "SEEKABLE_READ_ONLY=true."
@@ -266,7 +268,7 @@ def _is_marked(settings: Settings) -> bool:
         return is_marked(settings.files_dir)
 
 
-def _pair(folder: Path, disk: Disk, database: Database) -> str:
+def _pair(settings: Settings, disk: Disk, database: Database) -> str:
     """Return the id that folder and database share; give them one if they are new.
 
     Raises StorageUnavailable for a folder with another id: it stands where the real one should be mounted,
@@ -278,10 +280,11 @@ def _pair(folder: Path, disk: Disk, database: Database) -> str:
         if required is None:
             if volume is None:
                 volume = uuid4().hex
-                disk.mark(volume)  # first: the id of a folder is adopted, that of a database is required
+                with _folder_errors(settings):
+                    disk.mark(volume)  # first: the id of a folder is adopted, that of a database is required
             session.add(VolumeRow(id=volume))
         elif not disk.is_volume(required):
-            raise _wrong_folder(folder)
+            raise _wrong_folder(settings.files_dir)
         else:
             volume = required
             session.execute(update(VolumeRow).values(id=volume))  # proves that the database is writable

@@ -166,8 +166,9 @@ def link(source_folder: int, source: str, folder: int, name: str) -> None:
         except OSError as error:
             if error.errno in _NO_LINKS:
                 raise StorageUnavailable(
-                    "Seekable needs hard links. Store the files on a file system that has them."
-                ) from error
+                    "The file system has no hard links (as FAT and exFAT), which Seekable needs to store "
+                    "files. Choose another folder, or serve this one with `seekable serve --read-only`."
+                ) from None  # the cause would look like missing rights
             raise
 
     _claim_name(link, folder, name)

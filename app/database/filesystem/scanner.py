@@ -169,8 +169,13 @@ class Scanner:
         yield from self._walk(library, "", full=True, recursive=True)
 
     def _libraries(self) -> list[str]:
-        with self._disk.open_folder((RESERVED, "libraries")) as found:
-            others = [] if found is None else [entry.name for entry in found.entries()]
+        others: list[str] = []
+        try:
+            with self._disk.open_folder((RESERVED, "libraries")) as found:
+                others += [] if found is None else [entry.name for entry in found.entries()]
+        except Unreadable:
+            if not self._disk.read_only:  # else they are those of another user's server
+                raise
         return [SHARED, *sorted(others)]
 
     # Scans of a list

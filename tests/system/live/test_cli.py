@@ -519,6 +519,26 @@ def test_start_is_refused_when_files_folder_is_not_writable(folder: str, workdir
     )
 
 
+WITHOUT_LINKS = """
+import errno, os
+def link(*arguments, **options):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+os.link = link
+"""
+"""Code after which the file system is like FAT and exFAT."""
+
+
+def test_start_is_refused_when_file_system_has_no_hard_links(workdir: Path) -> None:
+    output = serve_and_migrate_error(workdir, first=WITHOUT_LINKS)
+    assert output.startswith("Error: SEEKABLE_FILES_DIR=files: The file system has no hard links")
+    assert "`seekable serve --read-only`" in output
+    (workdir / "files" / "film.mp4").write_bytes(b"film")
+    state = {"XDG_STATE_HOME": str(workdir / "state")}
+    arguments = ("files", "--read-only", "--port", "0")
+    with serving(workdir, *arguments, first=WITHOUT_LINKS, **state) as (_, url):
+        until(lambda: get(f"{url}/files/film.mp4").content == b"film", "the film is served")
+
+
 def test_start_is_refused_when_database_is_not_writable(workdir: Path) -> None:
     """As when another user has created it."""
     assert run_command(workdir, "migrate")[0] == 0

@@ -203,6 +203,24 @@ def test_unwritable_folder_is_served_when_setting_is_true(shared: Path, tmp_path
     (shared / "files").chmod(0o755)
 
 
+def test_folder_of_another_user_is_served_read_only(workdir: Path, tmp_path: Path) -> None:
+    """Another user's server keeps its database there."""
+    assert run_command(workdir, "migrate")[0] == 0
+    (workdir / "files" / ".seekable").chmod(0)
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    status, output = run_command(workdir, "scan", bound=True, SEEKABLE_READ_ONLY="true", **state)
+    assert (status, output.splitlines()[0]) == (0, "2 files, 2 created"), output
+    (workdir / "files").chmod(0o300)
+    status, output = run_command(workdir, "serve", "files", "--read-only", "-p", "0", bound=True, **state)
+    assert status == 2
+    assert output == f"Error: SEEKABLE_FILES_DIR={workdir}/files: This user cannot read it.\n"
+    (workdir / "files").chmod(0)
+    status, output = run_command(workdir, "serve", "files/series", bound=True, **state)
+    assert status == 2
+    assert output.endswith(f"Error: {workdir}/files/series: Permission denied. Name another folder.\n")
+    (workdir / "files").chmod(0o755)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
