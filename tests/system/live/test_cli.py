@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -14,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from gridfs import GridFSBucket
 
-from tests.support import Server, mongo, need, run
+from tests.support import Server, find_external_addresses, mongo, need, run
 from tests.support.forking import COMMAND, Command, completed
 from tests.system.live.clients import BIN, Program, Vlc, program, sha256, until
 
@@ -203,6 +205,165 @@ def test_open_access_serves_clients_of_other_machines(workdir: Path) -> None:
         assert url.startswith("http://127.0.0.1:"), "0.0.0.0 is no address to connect to"
         assert get(f"{url}/health").status_code == 200
         assert get(f"{url}/health", **FROM_OTHER_MACHINE).status_code == 200
+
+
+# Films that were there before
+
+
+@pytest.fixture
+def films(workdir: Path) -> Path:
+    """A folder with two films, one of them with a name that shells and URLs must quote."""
+    films = workdir / "My films"
+    (films / "Öl & Wasser").mkdir(parents=True)
+    (films / "film.mp4").write_bytes(b"film")
+    (films / "Öl & Wasser" / "Grüße #1.mp4").write_bytes(b"a second film")
+    return films
+
+
+def listed_paths(url: str) -> list[str]:
+    return [item["path"] for item in get(f"{url}/files?recursive=true").json()["items"]]
+
+
+@pytest.mark.parametrize(
+    "named", ["{films}", "My films", "./My films/", "Link", "{films}/../My films", "~/My films"]
+)
+def test_folder_of_films_is_served(named: str, films: Path, workdir: Path) -> None:
+    (workdir / "Link").symlink_to(films)
+    settings = {"SEEKABLE_FILES_DIR": "elsewhere", "HOME": str(workdir)}
+    with serving(workdir, named.format(films=films), "-p", "0", **settings) as (server, url):
+        until(lambda: len(listed_paths(url)) == 2, "both films are listed")
+        assert sorted(listed_paths(url)) == ["film.mp4", "Öl & Wasser/Grüße #1.mp4"]
+        assert get(f"{url}/files/Öl & Wasser/Grüße %231.mp4", range="bytes=2-7").content == b"second"
+        assert f"Seekable serves {workdir}/{'Link' if named == 'Link' else 'My films'}\n" in server.log()
+        playlist = shlex.split(server.wait_for(r"play +(vlc .+)")[1])[1]
+        assert get(playlist).text.count("http://") == 2, "the command plays films that are there"
+    assert {path.name for path in workdir.iterdir()} == {"My films", "Link"}
+
+
+def test_current_folder_is_served_without_its_env_file(films: Path) -> None:
+    (films / ".env").write_text("SEEKABLE_ACCESS=open\n")
+    with serving(films, ".", "-p", "0") as (server, url):
+        assert server.log().count(f"{films}/.env is not read: it lies in the library {films}") == 1
+        assert get(f"{url}/files", **FROM_OTHER_MACHINE).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("My flims", "'{workdir}/My flims' does not exist. To create it: mkdir -p '{workdir}/My flims'"),
+        ("My films/film.mp4", "is a file. Name its folder: '{workdir}/My films'"),
+        ("", "The folder has no name. For this folder, write a dot."),
+        ("/", "/ contains all files of this machine. Name the folder of the films."),
+        ("/tmp/..", "/ contains all files of this machine. Name the folder of the films."),
+    ],
+)
+@pytest.mark.usefixtures("films")
+def test_folder_is_refused_with_remedy(named: str, message: str, workdir: Path) -> None:
+    status, output = run_command(workdir, "serve", named, "-p", "0")
+    assert status == 2
+    assert output.endswith(f"{message.format(workdir=workdir)}\n")
+    assert [path.name for path in workdir.iterdir()] == ["My films"]
+
+
+def test_options_reach_the_reloading_server(films: Path, workdir: Path, tmp_path: Path) -> None:
+    port = free_port()
+    arguments = ("serve", films, "-p", port, "--access", "accounts", "--read-only", "--reload")
+    with program(
+        workdir, SEEKABLE, *arguments, XDG_STATE_HOME=str(tmp_path), SEEKABLE_ACCESS="open"
+    ) as server:
+        server.wait_for("Application startup complete")
+        url = f"http://127.0.0.1:{port}"
+        assert get(f"{url}/files").status_code == 401
+        assert "is read-only: no file of it can be uploaded" in server.log()
+        assert "upload" not in server.log().partition("Seekable serves")[2].partition("\n2")[0]
+    assert list(films.glob(".*")) == []
+
+
+def test_accounts_are_served_with_commands_that_name_the_account(
+    films: Path, workdir: Path, film: Path
+) -> None:
+    need("curl")
+    arguments = (films, "-p", "0", "--access", "accounts")
+    with serving(workdir, *arguments) as (server, url):
+        assert f"curl -u EMAIL -F file=@film.mp4 {url}/file/upload" in server.log()
+        invite = server.wait_for(r"sign up +(\S+)")[1]
+        page, _, secret = invite.partition("?invite=")
+        account = {"email": "o'brien@example.org", "password": "long enough", "invite": secret}
+        httpx.post(page, json=account, trust_env=False).raise_for_status()
+    shutil.copy(film, workdir / "film.mp4")
+    (films / "film.mp4").unlink()
+    with serving(workdir, *arguments) as (server, _):
+        upload = shlex.split(server.wait_for(r"upload +(curl .+)")[1])
+        assert upload[2] == "o'brien@example.org"
+        upload[2] += ":long enough"  # instead of curl's question for it
+        uploaded = subprocess.run([*upload, "-sSf"], cwd=workdir, capture_output=True, text=True, timeout=30)
+        assert uploaded.returncode == 0, uploaded.stderr
+        assert sha256(films / "film.mp4") == sha256(film)
+        assert "sign up" not in server.log()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_addresses_for_other_machines_work(host: str, films: Path, workdir: Path) -> None:
+    with serving(workdir, films, "-p", "0", "--host", host, "--access", "open") as (server, url):
+        shown = server.wait_for("(?s)page .*docs ")[0]
+        assert f"page     {url}/\n" in shown
+        addresses = re.findall(r"network +(\S+)", shown)
+        is_ipv4 = host == "0.0.0.0"
+        expected = [address for address in find_external_addresses() if is_ipv4]
+        assert [urlsplit(address).hostname for address in addresses][: len(expected)] == expected
+        for address in addresses:
+            assert get(f"{address}health").status_code == 200
+        warned = "Everyone who can reach this server can upload and delete." in server.log()
+        assert warned == bool(addresses)
+
+
+def test_page_is_opened_in_browser_once_the_server_listens(films: Path, workdir: Path) -> None:
+    browser = workdir / "browser"
+    browser.write_text(
+        f"#!/bin/sh\ncurl -s -o '{workdir}/page' -w '%{{http_code}}' \"$1\" > '{workdir}/opened'\n"
+    )
+    browser.chmod(0o755)
+    with serving(workdir, films, "-p", "0", "--open", BROWSER=str(browser)):
+        until(
+            lambda: (workdir / "opened").exists() and (workdir / "opened").read_text() != "", "it is opened"
+        )
+        assert (workdir / "opened").read_text() == "200"
+        assert "<title>" in (workdir / "page").read_text()
+
+
+def test_server_runs_without_browser(films: Path, workdir: Path) -> None:
+    nothing = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": ""}
+    with serving(workdir, films, "-p", "0", "--open", **nothing) as (server, url):
+        server.wait_for("No browser was found. Open the page yourself.")
+        assert get(f"{url}/health").status_code == 200
+
+
+@pytest.mark.skipif(not find_external_addresses(), reason="needs an address in a network")
+def test_qr_code_is_printed_in_a_terminal_only(films: Path, workdir: Path) -> None:
+    arguments = ["serve", films, "-p", "0", "--host", "0.0.0.0", "--access", "open", "--qr"]
+    with serving(workdir, *arguments[1:]) as (server, _):
+        assert "█" not in server.log()
+    script = shlex.join(["exec", str(SEEKABLE), *map(str, arguments)])
+    need("script")
+    with program(workdir, "script", "-qec", script, "/dev/null") as server:
+        server.wait_for("█")
+        address = server.wait_for(r"network +(\S+)")[1]
+        server.wait_for(f"\x1b\\[0m\r?\n{re.escape(address)}")
+
+
+def test_second_interrupt_ends_transfers_at_once(films: Path, workdir: Path) -> None:
+    with (films / "film.mp4").open("r+b") as sparse:
+        sparse.truncate(1 << 30)
+    with serving(workdir, films, "-p", "0") as (server, url):
+        until(lambda: "film.mp4" in listed_paths(url), "the film is listed")
+        with httpx.stream("GET", f"{url}/files/film.mp4", trust_env=False) as response:
+            body = response.iter_raw()  # closes the response when it is discarded
+            next(body)
+            server.process.send_signal(signal.SIGINT)
+            server.wait_for("Connections that may finish within 30 s: 1")
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(10) == 0
+        assert "Traceback" not in server.log()
 
 
 # Settings

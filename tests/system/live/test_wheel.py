@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sqlite3
 import sys
 import sysconfig
@@ -10,12 +11,13 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from urllib.parse import quote
 from zipfile import ZipFile
 
 import httpx
 import pytest
 
-from tests.support import run
+from tests.support import need, run
 from tests.system.live.clients import program
 
 pytestmark = pytest.mark.live
@@ -116,6 +118,25 @@ def test_installed_server_runs_in_empty_folder(installed: Path, empty_folder: Pa
         assert "Traceback" not in serving.log()
 
 
+def test_installed_server_serves_films_that_were_there_before(
+    installed: Path, empty_folder: Path, film: Path, tmp_path: Path
+) -> None:
+    need("ffprobe")
+    name = "Grüße & Küsse #1.mp4"
+    films = tmp_path / "Meine Filme"
+    films.mkdir()
+    shutil.copy(film, films / name)
+    with program(empty_folder, installed / "seekable", "serve", films, "-p", "0") as serving:
+        page = serving.wait_for(r"page +(http\S+)")[1]
+        url = f"{page}files/{quote(name)}"
+        assert run("curl", "-sSf", "-r", "4-7", url).stdout == "ftyp"
+        probed = run("ffprobe", "-v", "error", "-show_entries", "format=size", "-of", "csv=p=0", url)
+        assert int(probed.stdout) == film.stat().st_size
+        assert httpx.get(f"{page}help/", trust_env=False).status_code == 200
+    assert list(empty_folder.iterdir()) == []
+    assert {path.name for path in films.iterdir()} == {name, ".seekable"}
+
+
 def test_installed_command_migrates(installed: Path, empty_folder: Path) -> None:
     for _ in range(2):  # the second run has nothing to do
         with program(empty_folder, installed / "seekable", "migrate") as migrating:
@@ -142,7 +163,7 @@ def test_missing_driver_is_one_sentence_with_remedy(
 ) -> None:
     database = {"SEEKABLE_DATABASE_URL": "postgresql://127.0.0.1:1/films"}
     with program(empty_folder, installed / "seekable", command, **database) as running:
-        assert running.process.wait(30) == 1
+        assert running.process.wait(30) == 2
         (line,) = running.log().splitlines()
     assert "pip install 'seekable[postgresql]'" in line
     assert "make run EXTRAS=postgresql" in line
