@@ -37,6 +37,7 @@ ON_SQLITE := not (gridfs or mongo or postgresql or tmpfs)
 
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/support/tools.sh
+	@$(BIN)/python -m tests.system.live.node
 	$(BIN)/pytest -n 2 --dist worksteal --durations=25 $(ARGS)
 
 soak: install ## run the tests that are too long for `make test`: memory under load, kill -9 at each call, long faults

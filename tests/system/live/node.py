@@ -52,3 +52,10 @@ def _install(folder: Path) -> None:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+
+
+if __name__ == "__main__":  # `make test` installs them before the tests, which then need no network
+    try:
+        packages_folder()
+    except pytest.skip.Exception as reason:
+        print(reason, file=sys.stderr)
