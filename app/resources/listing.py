@@ -61,7 +61,13 @@ def sort_of(order: FileOrder) -> tuple[Sort, bool]:
 
 async def get_listing(
     library: LibraryDep,
-    folder: Annotated[str, Query(description="The top if absent.")] = "",
+    folder: Annotated[
+        str,
+        Query(
+            description="The top if absent. A folder exists while something is in it: any other is empty, "
+            "with status 200. Once folders can be created, a missing one will be 404; the top never is."
+        ),
+    ] = "",
     recursive: Annotated[Flag, Query(description="Include the files of all subfolders.")] = False,
     q: SearchWords = "",
     type: Annotated[

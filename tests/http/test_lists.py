@@ -71,6 +71,16 @@ def test_list_of_empty_folder_is_empty(http: httpx.Client, folder: str) -> None:
     assert list_page(http, folder=f"{folder}/deep/er") == empty_page | {"folder": f"{folder}/deep/er"}
 
 
+def test_missing_folder_is_empty_and_documented(http: httpx.Client) -> None:
+    """Until folders can be created; then a missing one will be 404. The top always exists."""
+    for path in ("/files?folder=nope", "/files", "/files?folder=", "/playlist.m3u?folder=nope"):
+        assert http.get(path).status_code == 200
+    document = http.get("/openapi.json").json()
+    parameters = document["paths"]["/files"]["get"]["parameters"]
+    (described,) = (each for each in parameters if each["name"] == "folder")
+    assert "missing one will be 404" in described["description"]
+
+
 @each_backend
 def test_list_contains_files_and_direct_subfolders(http: httpx.Client, folder: str) -> None:
     files = upload_named(http, folder, "b.mp4", "a.mp4", "c.mp4")
