@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 
-from app.storage.errors import AlreadyExists, InvalidName, VersionMismatch
+from app.storage.errors import AlreadyExists, InvalidName, PathConflict, VersionMismatch
 
 RESERVED = ".seekable"
 """The first path segment that is reserved for the storage's own files."""
@@ -25,9 +25,9 @@ _IGNORABLE = {"\u034f", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE010
 """Invisible marks: the grapheme joiner and the variation selectors."""
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, *, limit: int = MAX_SHOWN) -> str:
     """Return the name for a message: in quotes, shortened, with escapes for invisible characters."""
-    short = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    short = text if len(text) <= limit else f"{text[:limit]}…"
     visible = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in short)
     return f"“{''.join(visible)}”"
 
@@ -210,6 +210,16 @@ class FileInfo:
     """An earlier ETag of the same bytes, which If-Match and If-Range accept for a while."""
 
 
+def already_exists(key: Key) -> AlreadyExists:
+    """Return the error about a key that is taken. It names the whole path: a program may show it alone."""
+    return AlreadyExists(f"{quoted(key.path, limit=MAX_PATH_BYTES)} already exists. Choose another name.")
+
+
+def path_conflict(key: Key, reason: str) -> PathConflict:
+    """Return the error about a key that conflicts with a stored path; the reason is about one segment."""
+    return PathConflict(f"{quoted(key.path, limit=MAX_PATH_BYTES)} cannot be stored. {reason}")
+
+
 class Expect(Enum):
     """A precondition of a change."""
 
@@ -222,11 +232,11 @@ Expectation = Expect | str
 that version is stored there, else VersionMismatch."""
 
 
-def check_expectation(etag: str | None, expect: Expectation) -> None:
-    """Compare the stored version (None: no file) with this. Raises AlreadyExists, VersionMismatch."""
+def check_expectation(key: Key, etag: str | None, expect: Expectation) -> None:
+    """Compare the version stored at the key (None: no file). Raises AlreadyExists, VersionMismatch."""
     if expect is Expect.ABSENT:
         if etag is not None:
-            raise AlreadyExists("A file with this name already exists. Choose another name.")
+            raise already_exists(key)
     elif isinstance(expect, str) and etag != expect:
         raise VersionMismatch("The file was changed or deleted meanwhile. Reload it and try again.")
 

@@ -427,6 +427,34 @@ def test_conflict_quotes_invisible_characters_as_escapes(
         assert f"“{quoted}\\u202e” is a " in check_problem(put(http, path, DATA), 409)
 
 
+@each_backend
+def test_conflict_names_path(
+    http: httpx.Client,
+    folder: str,
+    send_form: Callable[..., httpx.Response],
+    part: Part,
+    check_problem: CheckProblem,
+) -> None:
+    name = f"{'a long name ' * 10}.mp4"
+    taken, moving = f"{folder}/sub/{name}", f"{folder}/sub/moving.mp4"
+    for path in (taken, moving):
+        put(http, path, DATA)
+
+    def move(folder: str, filename: str) -> httpx.Response:
+        content_type = {"content-type": "application/merge-patch+json"}
+        target = {"folder": folder, "filename": filename}
+        return http.patch(f"/files/{quote(moving)}", json=target, headers=content_type)
+
+    uploaded = send_form(part("file", DATA, filename=name), query=f"?folder={folder}/sub")
+    for response in (uploaded, move(f"{folder}/sub", name)):
+        assert check_problem(response, 409) == f"“{taken}” already exists. Choose another name."
+    for response in (put(http, f"{taken}/below", DATA), move(taken, "below")):
+        assert check_problem(response, 409).startswith(f"“{taken}/below” cannot be stored. ")
+    for response in (put(http, f"{folder}/sub", DATA), move(folder, "sub")):
+        detail = f"“{folder}/sub” cannot be stored. “sub” is a folder. Choose another name."
+        assert check_problem(response, 409) == detail
+
+
 # Delete
 
 

@@ -64,7 +64,10 @@ from app.storage.types import (
     Key,
     Listing,
     Page,
+    already_exists,
     check_expectation,
+    path_conflict,
+    quoted,
 )
 
 T = TypeVar("T")
@@ -182,15 +185,17 @@ class FilesystemBackend:
 
     def check(self, key: Key, expect: Expectation) -> None:
         path = self.disk.actual_path(path_at(key))
-        self.disk.check_path_conflicts(path)
+        with _naming(key):
+            self.disk.check_path_conflicts(path)
         try:
             reader = self.open(key, wait=True)
         except NotFound:
             if is_equivalent(path, path_at(key)) and self.disk.status(path) is not None:
                 self._check_reconciled(key, path, expect)
             else:
-                check_expectation(None, expect)
-                check_exact_name(path_at(key), path)
+                check_expectation(key, None, expect)
+                with _naming(key):
+                    check_exact_name(path_at(key), path)
         else:
             assert reader is not None
             reader.close()
@@ -202,8 +207,8 @@ class FilesystemBackend:
             row = reconciler.reconcile(key)
             reconciler.commit()
             if row is None and self.disk.status(path) is not None:
-                raise AlreadyExists("Another program is writing a file of this name. Choose another name.")
-        _check_row(row, expect)
+                raise AlreadyExists(f"Another program is writing {quoted(key.path)}. Choose another name.")
+        _check_row(key, row, expect)
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
         if cursor is None:
@@ -279,9 +284,9 @@ class FilesystemBackend:
         stat = writer.seal()
         if stat.size != size:
             raise StorageUnavailable("The disk has lost a part of the upload. Upload the file again.")
-        with self.reconciling() as reconciler:
+        with _naming(key), self.reconciling() as reconciler:
             row = reconciler.reconcile(key)
-            _check_row(row, expect)
+            _check_row(key, row, expect)
             if row is not None and looks_alike(row, stat):
                 stat = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
@@ -312,23 +317,24 @@ class FilesystemBackend:
     def _delete(self, key: Key, expect: Expectation) -> None:
         with self.reconciling() as reconciler:
             row = self._existing_row(reconciler, key)
-            _check_row(row, expect)
+            _check_row(key, row, expect)
             path, deleted = path_of(row), Change(ChangeKind.DELETED, info_of(row))
             reconciler.session.delete(row)
             reconciler.session.flush()
             self._commit_step(reconciler, row, deleted, self.disk.removed(path), path)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
-        return self.with_reserve(lambda: self._move(source, target, expect))
+        with _naming(target):
+            return self.with_reserve(lambda: self._move(source, target, expect))
 
     def _move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         with self.reconciling() as reconciler:
             row = self._existing_row(reconciler, source)
-            _check_row(row, expect)
+            _check_row(source, row, expect)
             if source == target:
                 return info_of(row)
             if reconciler.reconcile(target) is not None:
-                raise AlreadyExists("A file with this name already exists. Choose another name.")
+                raise already_exists(target)
             path = path_of(row)
             new_path, step = self._move_step(reconciler, path, target)
             reconciler.rename(row, target, new_path)
@@ -427,10 +433,21 @@ class FilesystemBackend:
         return row
 
 
-def _check_row(row: MediaRow | None, expect: Expectation) -> None:
+@contextmanager
+def _naming(key: Key) -> Iterator[None]:
+    """Name the path of the key in an error about it; the disk names one segment."""
+    try:
+        yield
+    except AlreadyExists as error:
+        raise already_exists(key) from error
+    except PathConflict as error:
+        raise path_conflict(key, str(error)) from error
+
+
+def _check_row(key: Key, row: MediaRow | None, expect: Expectation) -> None:
     """Compare a row with the expected version. Raises AlreadyExists, VersionMismatch."""
     if row is None:
-        check_expectation(None, expect)
+        check_expectation(key, None, expect)
     else:
         _check_version(info_of(row), expect)
 
@@ -438,4 +455,4 @@ def _check_row(row: MediaRow | None, expect: Expectation) -> None:
 def _check_version(info: FileInfo, expect: Expectation) -> None:
     # The hash may have restored the earlier ETag since the conditions of the request were evaluated.
     if info.other_etag is None or info.other_etag != expect:
-        check_expectation(info.etag, expect)
+        check_expectation(info.key, info.etag, expect)

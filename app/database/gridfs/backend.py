@@ -90,7 +90,7 @@ class GridBackend:
             media = find_media(self.database.media, key)
             if media is None:
                 check_path_conflicts(self.database.media, key)
-        check_expectation(None if media is None else media.etag, expect)
+        check_expectation(key, None if media is None else media.etag, expect)
 
     def stage(self, size: int | None) -> GridWriter:
         if size is not None and size >= MIN_CHECKED_SIZE and self.database.free_bytes() < size:

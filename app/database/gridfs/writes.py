@@ -15,9 +15,17 @@ from app.database.gridfs.garbage_collection import begin_lease, end_lease, pass_
 from app.database.gridfs.own_writes import Mark
 from app.http.dates import modification_date
 from app.http.media_types import media_type_after_rename
-from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
+from app.storage.errors import NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
-from app.storage.types import Expectation, FileInfo, Key, check_expectation, quoted
+from app.storage.types import (
+    Expectation,
+    FileInfo,
+    Key,
+    already_exists,
+    check_expectation,
+    path_conflict,
+    quoted,
+)
 
 _TOP_FOLDER_PREFIXES = ("", "/", "./", "//")
 """Prefixes that mean the top folder. Few, so that an index finds all spellings of a path."""
@@ -54,8 +62,10 @@ def check_path_conflicts(collection: Collection[RawDocument], key: Key) -> None:
         return
     path = f"{conflict['folder']}/{conflict['filename']}".lstrip("/")
     if key.path.startswith(f"{path}/"):
-        raise PathConflict(f"{quoted(conflict['filename'])} is a file, not a folder. Choose another folder.")
-    raise PathConflict(f"{quoted(key.filename)} is a folder. Choose another name.")
+        raise path_conflict(
+            key, f"{quoted(conflict['filename'])} is a file, not a folder. Choose another folder."
+        )
+    raise path_conflict(key, f"{quoted(key.filename)} is a folder. Choose another name.")
 
 
 def path_conflicts(key: Key) -> list[RawDocument]:
@@ -86,7 +96,7 @@ class MediaWrites:
         while True:
             with self._database.operation():
                 old = find_media(self._database.media, key_of(new))
-            check_expectation(None if old is None else old.etag, expect)
+            check_expectation(key_of(new), None if old is None else old.etag, expect)
             if old is None:
                 new.id, new.created_at = self._free_id(origin), created_at
                 done = self._create(new)
@@ -192,7 +202,7 @@ class MediaWrites:
         source, content_type = key_of(media), media.content_type
         with self._database.operation():
             if find_media(self._database.media, target) is not None:
-                raise AlreadyExists("A file with this name already exists. Choose another name.")
+                raise already_exists(target)
             check_path_conflicts(self._database.media, target)
         suggested = media_type_after_rename(content_type, source.filename, target.filename)
         if not self._rename(media, target, suggested):
@@ -233,7 +243,7 @@ class MediaWrites:
             media = find_media(self._database.media, key)
         if media is None:
             raise NotFound(NO_FILE)
-        check_expectation(media.etag, expect)
+        check_expectation(key, media.etag, expect)
         return media
 
     def _retire(self, media: Media) -> None:

@@ -52,7 +52,7 @@ def test_file_can_be_renamed_by_keyboard_alone(page: Page, http: httpx.Client, f
     page.keyboard.press("Enter")
     error = page.get_by_role("alert")
     # The dialog stays open.
-    expect(error).to_have_text("A file with this name already exists. Choose another name.")
+    expect(error).to_have_text(f"“{folder}/a.mp4” already exists. Choose another name.")
     expect(field).to_have_value("a.mp4")
     field.fill("<i>סרט #1.mp4")
     page.keyboard.press("Enter")
