@@ -24,19 +24,39 @@ from app.accounts.models import (
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.cli.groups import CommandGroup
-from app.cli.options import Output, output_options
+from app.cli.options import FolderPath, Output, check_has_folder, output_options
 from app.database import library_location, open_accounts, open_stores
 from app.database.open_library import is_read_only
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
 from app.server.listen import reachable
-from app.settings import ConfigurationError, Settings, load
+from app.settings import ConfigurationError, Settings, load, override, read
 from app.storage.errors import ReadOnly
 from app.storage.types import SHARED
 
 PAGE_SIZE = 500
 """Accounts to read from the database at once."""
 
-_for_scripts = output_options("Print nothing on success.")
+
+def _use_folder(context: click.Context, parameter: click.Parameter, folder: str | None) -> None:
+    if folder is not None:
+        override(files_dir=folder, access="accounts")
+        check_has_folder(read(), folder)
+
+
+_folder_option = click.option(
+    "--folder",
+    type=FolderPath(),
+    metavar="FOLDER",
+    expose_value=False,
+    callback=_use_folder,
+    help="The folder of `seekable serve FOLDER --access accounts`; by default that of the settings.",
+)
+
+
+def _for_scripts(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --json, --quiet and --folder to a command that changes accounts."""
+    return _folder_option(output_options("Print nothing on success.")(command))
+
 
 _SIZE = TypeAdapter[ByteSize](Annotated[ByteSize, Field(ge=0, lt=1 << 63)])
 
@@ -132,6 +152,7 @@ def add(output: Output, email: str, admin: bool, quota: int | None) -> None:
 
 
 @account.command("list")
+@_folder_option
 @output_options("Print the email addresses only.", json_help="Print JSON for scripts, one object per line.")
 def list_command(output: Output) -> None:
     """List all accounts, in columns separated by tabs."""

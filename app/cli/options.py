@@ -22,7 +22,7 @@ from app.settings import ConfigurationError, Settings
 Command = Callable[..., None]
 
 
-class _Folder(click.Path):
+class FolderPath(click.Path):
     """An existing folder other than the root. It is converted to an absolute path."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ def _problem(folder: Path) -> str | None:
     return None
 
 
-folder_argument = click.argument("folder", required=False, type=_Folder())
+folder_argument = click.argument("folder", required=False, type=FolderPath())
 
 
 def check_has_folder(settings: Settings, folder: str | None) -> None:

@@ -305,6 +305,31 @@ def test_invite_prints_sign_up_address(run: Run, store: AccountStore) -> None:
     assert run("invite", base_url="https://a.example").stdout.startswith("https://a.example/sign-up?")
 
 
+def test_folder_option_names_library_of_server(tmp_path: Path) -> None:
+    """As after `seekable serve FOLDER --access accounts`, in another working directory."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with running(tmp_path / "server", access="accounts") as server:
+        without = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+
+        def run(*words: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+            folder = ("--folder", str(server.files))
+            given = f"{PASSWORD}\n".encode()
+            return completed(
+                "account", *words, *folder, folder=elsewhere, environment=without | settings, given=given
+            )
+
+        assert run("invite").stdout.startswith(f"{server.url}/sign-up?invite=")
+        added = run("add", "anna@nas")
+        assert (added.stdout, added.stderr) == ("anna@nas can log in, as an administrator.\n", "")
+        assert run("list", "-q").stdout == "anna@nas\n"
+        with server.client() as http:
+            login = {"email": "anna@nas", "password": PASSWORD}
+            assert http.post("/login", json=login).status_code == 200
+        assert run("list", SEEKABLE_STORAGE="gridfs").returncode == 2
+    assert [*elsewhere.iterdir()] == []
+
+
 def test_invite_prints_address_of_running_server(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"access": "accounts", "sign_up": "invite"}
     with running(tmp_path / "server", **settings) as server:  # on a port of its option, not of its setting
