@@ -41,7 +41,7 @@ class Banner:
     login: str | None = None
     """The address to log in with, or a word in its place. None without accounts."""
     sign_up: str | None = None
-    """The path at which the first account signs up; None if there is one."""
+    """The URL at which the first account signs up; None if there is one."""
     uploads: bool = True
     plays: str = "/files/film.mp4"
     """The path of a file or of a playlist."""
@@ -79,7 +79,7 @@ class Banner:
         yield "play", self._player()
         yield from (("note", note) for note in self.notes)
         if self.sign_up is not None:
-            yield "sign up", f"{self.base}{self.sign_up}"
+            yield "sign up", self.sign_up
             yield "", "The first account is the administrator's."
 
     def _player(self) -> str:

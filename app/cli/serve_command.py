@@ -94,7 +94,7 @@ def serve_command(
             raise ConfigurationError(_UNREACHABLE)  # all of these before the database is touched
         prepare_database(settings)  # its errors become messages here; in the server, tracebacks
         banner = _banner(settings, listeners[0], _base(settings, listeners[0], listens_on), network)
-        page = f"{banner.base}{banner.sign_up or '/'}" if open_page and banner.socket is None else None
+        page = (banner.sign_up or f"{banner.base}/") if open_page and banner.socket is None else None
         phone = f"{network[0]}/" if qr else None
         announce = partial(banner.show, as_log=settings.log_format == "json", page=page, phone=phone)
         _serve(settings, listeners, announce, reload=reload)
@@ -165,8 +165,8 @@ def _check_host(host: str, settings: Settings) -> None:
 
 
 def _first_sign_up(settings: Settings, base: str) -> tuple[str | None, str | None]:
-    """Store the address for `account invite`. Return how to log in, and the first account's sign-up path if
-    there is no account yet. Both are None without accounts."""
+    """Store the address for `account invite`. Return how to log in, and where the first account signs up if
+    there is none yet. Both are None without accounts."""
     if settings.access != "accounts":
         return None, None
     with open_accounts(settings, create=True) as store:
@@ -178,10 +178,10 @@ def _first_sign_up(settings: Settings, base: str) -> tuple[str | None, str | Non
         if settings.sign_up == "closed" or accounts:
             return login, None
         if settings.sign_up == "open":
-            return login, "/sign-up"
+            return login, f"{base}/sign-up"
         invite, secret = new_invite(timedelta(days=1))
         store.invites.add(invite)
-        return login, f"/sign-up?invite={secret}"
+        return login, f"{base}/sign-up?invite={secret}"
 
 
 def _network(settings: Settings, listeners: Sequence[socket]) -> list[str]:
@@ -197,7 +197,7 @@ def _network(settings: Settings, listeners: Sequence[socket]) -> list[str]:
 
 def _banner(settings: Settings, listener: socket, base: str, network: Sequence[str]) -> Banner:
     on_socket = listener.family == AF_UNIX and settings.base_url is None
-    login, sign_up = _first_sign_up(settings, base)
+    login, sign_up = _first_sign_up(settings, network[0] if network else base)
     read_only = is_read_only(settings)
     notes = []
     if settings.access == "open" and network and not read_only:

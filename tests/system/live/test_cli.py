@@ -315,6 +315,14 @@ def test_addresses_for_other_machines_work(host: str, films: Path, workdir: Path
             assert get(f"{address}health").status_code == 200
         warned = "Everyone who can reach this server can upload and delete." in server.log()
         assert warned == bool(addresses)
+    with serving(workdir, films, "-p", "0", "--host", host, "--access", "accounts") as (server, url):
+        sign_up = server.wait_for(r"sign up +(\S+)")[1]
+        found = re.findall(r"network +(\S+)", server.log()) or [f"{url}/"]
+        assert sign_up.startswith(f"{found[0]}sign-up?invite="), "another device can open it"
+        _, invite = run_command(
+            workdir, "account", "invite", SEEKABLE_ACCESS="accounts", SEEKABLE_FILES_DIR=str(films)
+        )
+        assert invite.startswith(f"{found[0]}sign-up?invite=")
 
 
 def test_page_is_opened_in_browser_once_the_server_listens(films: Path, workdir: Path) -> None:

@@ -63,7 +63,7 @@ def test_socket_replaces_addresses() -> None:
 
 
 def test_first_sign_up_is_explained_last() -> None:
-    assert lines(sign_up="/sign-up?invite=x")[-2:] == [
+    assert lines(sign_up=f"{BASE}/sign-up?invite=x")[-2:] == [
         f"  sign up  {BASE}/sign-up?invite=x",
         "           The first account is the administrator's.",
     ]
