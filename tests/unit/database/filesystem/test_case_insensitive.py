@@ -170,7 +170,7 @@ def test_other_spelling_neither_reads_nor_replaces_nor_deletes(
 
 def test_upload_to_other_spelling_of_folder_is_refused(library: Library) -> None:
     for change in (lambda: library.backend.check(NEW, Expect.ANY), lambda: library.put(b"new", NEW)):
-        with pytest.raises(PathConflict, match=r"“Films” exists as “films”"):
+        with pytest.raises(PathConflict, match=f"“{NEW.path}” cannot be stored. “Films” exists as “films”"):
             change()
     assert page(library, "Films").items == ()
     assert names(library, "films") == ["film.mp4"]
@@ -271,7 +271,7 @@ def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: 
 
 @on_name_preserving_file_systems
 def test_move_error_names_folder_with_other_spelling(library: Library) -> None:
-    with pytest.raises(PathConflict, match="“Films” exists as “films”"):
+    with pytest.raises(PathConflict, match=f"“{NEW.path}” cannot be stored. “Films” exists as “films”"):
         library.backend.move(FILM, NEW, Expect.ANY)
 
 
