@@ -40,7 +40,9 @@ def test_account_statements_scan_no_table(tmp_path: Path) -> None:
         with database.reading() as session:
             for statement, values in statements:
                 if not any(words in " ".join(statement.split()) for words in ALLOWED_SCANS):
-                    plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+                    # A list is of executemany(), which Python 3.13 refuses for this statement.
+                    one = values[0] if isinstance(values, list) else values
+                    plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", one)
                     lines = [str(row[-1]) for row in plan]
                     assert not [line for line in lines if _reads_all(line)], (statement, lines)
     finally:
