@@ -21,6 +21,8 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
+from tests.support import measuring
+
 ROOT = Path(__file__).parents[2]
 MODULES = (
     "app.cli",
@@ -58,6 +60,7 @@ class Command:
         change and then run."""
         paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
         how = {"environment": {**environment}, "bound": bound, "code": code}
+        how["measured"] = measuring.is_measured(os.environ.get("PYTEST_CURRENT_TEST", ""))
         self.pid: int = _parent().ask({"arguments": arguments, **how, **paths})
         self.returncode: int | None = None
 
@@ -155,6 +158,7 @@ def _the_parent() -> _Parent:
 def serve_forks() -> str:
     """In the parent, answer requests until the input ends. In each child, return the code to run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pytest handles Ctrl-C and stops the servers
+    measuring.start_in_worker()
     for name in MODULES:
         __import__(name)
     _rehearse()
@@ -210,7 +214,9 @@ def _become(
     environment: dict[str, str],
     bound: bool,
     code: str,
+    measured: bool,
 ) -> str:
+    measuring.continue_in_fork(measured)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
