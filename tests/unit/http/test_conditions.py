@@ -452,10 +452,10 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(6)
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value[:8] + value[-2:]))
 def test_hostile_fields_are_parsed_in_linear_time(value: str) -> None:
-    # Promise 12. 100 passes take about a second in linear time; one pass takes longer in quadratic time.
-    for _ in range(100):
+    # Promise 12. 20 passes take a quarter of a second in linear time; one takes longer in quadratic time.
+    for _ in range(20):
         parse_etags(value)
         parse_date(value)

@@ -103,12 +103,12 @@ def test_media_type_is_not_inline(content_type: str) -> None:
     assert not is_inline(content_type)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(6)
 @pytest.mark.parametrize(
     "text", ["video/mp4" + ";" * 65536 + ",", "a" * 65536, "video/mp4" + " " * 65536 + "x"]
 )
 def test_hostile_content_type_is_parsed_in_linear_time(text: str) -> None:
-    assert not any(is_inline(text) for _ in range(100))
+    assert not any(is_inline(text) for _ in range(20))
 
 
 NAMES = [

@@ -317,8 +317,8 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(6)
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: value[:12] + "..." + value[-6:])
 def test_hostile_ranges_are_parsed_in_linear_time(value: str) -> None:
-    # Promise 12. 100 passes take well under a second in linear time; one takes longer in quadratic time.
-    assert len({outcome(value, 10**12) for _ in range(100)}) == 1
+    # Promise 12. 20 passes take well under a second in linear time; one takes longer in quadratic time.
+    assert len({outcome(value, 10**12) for _ in range(20)}) == 1

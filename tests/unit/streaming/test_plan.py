@@ -352,12 +352,12 @@ def test_any_headers_get_a_plan(method: str, headers: list[tuple[bytes, bytes]])
         assert int(headers_of(planned)["content-length"]) == len(body_of(planned))
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(6)
 @pytest.mark.parametrize(
     "field", ["sha-256;q=0," * 5000, "sha-256" + " " * 65000 + "x", "sha-256;q=" + "0" * 65000]
 )
 def test_hostile_want_digest_is_parsed_in_linear_time(field: str) -> None:
-    for _ in range(100):
+    for _ in range(20):
         plan_for(Want_Digest=field)
 
 
