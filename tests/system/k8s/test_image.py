@@ -229,7 +229,7 @@ def test_image_refuses_to_start_without_access_setting(tmp_path: Path) -> None:
         text=True,
         timeout=60,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "SEEKABLE_ACCESS" in done.stderr
 
 

@@ -40,7 +40,7 @@ def test_account_statements_scan_no_table(tmp_path: Path) -> None:
         with database.reading() as session:
             for statement, values in statements:
                 if not any(words in " ".join(statement.split()) for words in ALLOWED_SCANS):
-                    # A list is of executemany(), which Python 3.13 refuses for this statement.
+                    # A list is of executemany(), which Python 3.12 refuses for this statement.
                     one = values[0] if isinstance(values, list) else values
                     plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", one)
                     lines = [str(row[-1]) for row in plan]
