@@ -138,7 +138,7 @@ class Principal:
 
     @property
     def may_manage(self) -> bool:
-        """Whether it may change the account: by a session or a password, not by a token or a link."""
+        """Whether this principal may change the account: only if a session or a password authenticated it."""
         return isinstance(self.credential, SessionCredential | PasswordCredential)
 
     @property

@@ -85,7 +85,10 @@ class DeletionChoices(BaseModel):
 
 
 class Deletion(DeletionChoices):
-    """The password once more: an open browser must not be enough."""
+    """The form that deletes an account.
+
+    It asks for the password, so that a browser left logged in is not enough.
+    """
 
     password: str = Field(examples=[_PASSWORD])
 

@@ -388,8 +388,7 @@ def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> E
 def _expectation_of_absent(headers: RawHeaders) -> Expectation:
     if field(headers, b"if-match") is not None:
         raise VersionMismatch(
-            "There is no such file, and the request's conditions require a version of it. To create "
-            "the file, omit them."
+            "There is no such file, and If-Match requires that it exists. To create the file, omit If-Match."
         )
     # Without a modification date, If-Unmodified-Since is ignored (RFC 9110 §13.1.4).
     return Expect.ABSENT if field(headers, b"if-none-match") is not None else Expect.ANY

@@ -138,10 +138,10 @@ async def list_files(
 async def listing_response(
     request: Request, first: Page, pieces: AsyncIterator[str], headers: Mapping[str, str]
 ) -> Response:
-    """Return a response with these pieces of text, made from a listing whose first page is known.
+    """Return a response whose body is `pieces`, the text of a listing. `first` is its first page.
 
-    If there is no other page, the response has a Content-Length, to HEAD too: some players read only one
-    chunk of a chunked response.
+    If that is the only page, the response has a Content-Length, also if the request is HEAD, because some
+    players read only one chunk of a chunked response.
     """
     if first.next_cursor is None and len(first.folders) < MAX_FOLDERS:
         return Response("".join([piece async for piece in pieces]), headers=dict(headers))

@@ -292,7 +292,7 @@ class ThreadedStorage:
     ) -> Committed:
         self.check_changeable()
         if not isinstance(staged, ThreadedStaged):
-            raise TypeError("These bytes were staged by another storage.")
+            raise TypeError("Another Storage object staged these bytes. Commit them with that one.")
         await staged.flush()
         commit = partial(
             self._timed("commit", self._backend.commit),

@@ -125,16 +125,16 @@ class Storage(Protocol):
         """
 
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
-        """Return files of the listing that follow the page which gave the cursor.
+        """Return the page of the listing after the one that gave `cursor`; the first page if it is None.
 
-        Every file that exists unchanged the whole time appears exactly once, whatever else changes. A folder
-        without files is empty. A page that is not the last has `limit` files; of a search, a filter by type
-        or a recursive sort it may have fewer or none, since only so many files are examined. Raises
-        InvalidCursor if no page of such a listing gave the cursor.
+        Every file that exists unchanged the whole time appears exactly once, whatever else changes. The list
+        of a missing folder is empty. Every page but the last has `limit` files, except in a search, a filter
+        by type or a recursive sort: there a page may have fewer or none, because a call examines a bounded
+        number of files. Raises InvalidCursor if no page of such a listing gave the cursor.
         """
 
     async def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
-        """Return the names of the first folders directly inside, in byte order, at most `limit`."""
+        """Return the names of the first `limit` folders directly inside `folder`, in byte order."""
 
     async def libraries(self) -> tuple[str, ...]:
         """Return the names of all libraries that have files, in byte order; SHARED is one of them."""

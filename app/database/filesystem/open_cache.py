@@ -138,7 +138,12 @@ class OpenCache:
         self._lock = threading.Lock()
 
     def put(self, address: Address, row: MediaRow, status: os.stat_result, read_at_ns: int) -> None:
-        """Cache a row that was true of an open file of this status when it was read, or later."""
+        """Cache a row that describes an open file.
+
+        The query for the row began at `read_at_ns` (nanoseconds of the clock); `status` is that of the file,
+        opened afterwards. Not cached if the file changed shortly before, because its next change may have the
+        same ctime.
+        """
         if row.unverified or status.st_ctime_ns > read_at_ns - self._limits.cache_after_s * 1e9:
             return
         expires_at = time.monotonic() + self._limits.cache_for_s

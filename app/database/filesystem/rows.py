@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def root_of(library: str) -> DiskPath:
     """Return the folder of a library."""
-    # Not beside the shared files, where a user may have a folder with the name of the library.
+    # Libraries are not stored beside the shared files, which may include a folder with the same name.
     return (RESERVED, "libraries", library) if library else ()
 
 

@@ -175,7 +175,8 @@ class MongoRecordStore(MongoOwnedRecords[M]):
         document = to_document(self._document, record)
         with self._users.operation():
             self._collection.insert_one(document)
-            # Checked after the insert, because `mark_leaving` deletes the records after it marks the account.
+            # `mark_leaving` first marks an account, then deletes its records. So either it deletes this one,
+            # or this check, after the insert, finds the mark.
             owner = {"_id": document["account_id"], "leaving": False}
             if self._users.accounts.find_one(owner, {"_id": True}) is None:
                 self._collection.delete_one({"_id": document["_id"]})

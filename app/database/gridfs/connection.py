@@ -192,7 +192,8 @@ class MongoDatabase(Connection):
     def _create_media(self) -> None:
         """Create the collection, if missing, with IMAGES, because enabling them later needs the privilege
         collMod, which the role readWrite lacks."""
-        # A standalone server, or one before MongoDB 6.0, refuses. Then its indexes create the collection.
+        # A standalone server, or one before MongoDB 6.0, refuses IMAGES. The first index then creates the
+        # collection without them.
         with self.operation(), suppress(CollectionInvalid, OperationFailure):
             self._database.create_collection(self.media.name, **IMAGES)
 
@@ -239,7 +240,9 @@ def check_different_databases(settings: Settings, other: Settings) -> None:
     """Raise ConfigurationError if both URLs name the same database of a common server."""
     one, two = settings.mongodb_url or "", other.mongodb_url or ""
     if one == two or _is_same_database(_parse(one), _parse(two)):
-        raise ConfigurationError("Both MongoDB URLs name the same database. Name another one.")
+        raise ConfigurationError(
+            "The target is the database of this library (SEEKABLE_MONGODB_URL). Copy to another database."
+        )
 
 
 def _parse(url: str) -> dict[str, Any]:

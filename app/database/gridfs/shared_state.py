@@ -40,7 +40,7 @@ class MongoLeases:
 class MongoLoginLimits:
     """`accounts.login_limits.LoginLimitStore` over a MongoDB database, with a document per bucket.
 
-    Works without transactions: each change is conditional on the previous one.
+    Needs no transactions: an update applies only if the document has not changed since it was read.
     """
 
     def __init__(self, users: Users) -> None:

@@ -132,7 +132,10 @@ class Database(ABC):
             return
         if self._writing.locked():  # a probe would wait for it
             if now - self._writing_since > STUCK_AFTER_S:
-                raise StorageUnavailable(f"No change has succeeded for more than {STUCK_AFTER_S} s.")
+                raise StorageUnavailable(
+                    f"The database has completed no write for more than {STUCK_AFTER_S} s. Check that it "
+                    "is not locked, full or overloaded."
+                )
             return
         with suppress(OutOfSpace), self._map_errors():
             self._probe_write(commit=self._failed)

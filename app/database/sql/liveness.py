@@ -45,7 +45,7 @@ class Server:
         return self._unresponsive and not self.is_responding()
 
     def is_responding(self) -> bool:
-        """Return whether the server responds, or did within the last second."""
+        """Probe the server, at most once a second, and record the result. Return whether it responds."""
         began = time.monotonic()
         with self._probing:
             if self._address is not None and self._probed_at < began - 1:

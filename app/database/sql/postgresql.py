@@ -126,8 +126,8 @@ class Postgresql(Database):
         )
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "handle_error", _note_disconnect)
-        # READ COMMITTED: each statement of the writer sees all that was committed before it acquired the
-        # lock.
+        # READ COMMITTED, so that a writer that waited for the write lock sees the changes that were committed
+        # meanwhile. A stricter level would show it a snapshot from before the wait.
         super().__init__(
             url,
             engine,
@@ -151,7 +151,8 @@ class Postgresql(Database):
         try:
             connection = WatchedConnection.connect(*arguments, **wanted)
         except ConnectionTimeout:
-            self._server.is_responding()  # so that other threads need not wait for the same timeout
+            # The probe records its result, so that other threads do not wait for the same timeout.
+            self._server.is_responding()
             raise
         connection.server = self._server
         self._server.note_connected(connection.info.hostaddr or connection.info.host, connection.info.port)

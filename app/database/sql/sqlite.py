@@ -114,7 +114,9 @@ class Sqlite(Database):
                     "of its file."
                 )
         except OSError as error:
-            raise StorageUnavailable(f"The database cannot be reached: {error.strerror}.") from error
+            raise StorageUnavailable(
+                f"The file of the database cannot be accessed: {error.strerror}. Check its disk."
+            ) from error
 
     def _probe_write(self, *, commit: bool) -> None:
         # On a new connection with a shorter timeout: other programs may hold the lock forever.
