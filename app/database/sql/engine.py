@@ -81,7 +81,10 @@ class Database(ABC):
 
     @abstractmethod
     def check_reachable(self) -> None:
-        """Check that the server is reachable and accepts our credentials. Raises ConfigurationError."""
+        """Check that the server is reachable and accepts our credentials.
+
+        Raises StorageUnavailable, or ConfigurationError if another database is needed.
+        """
 
     @abstractmethod
     def exists(self) -> bool:

@@ -34,7 +34,7 @@ def open_sql(
 ) -> Database:
     """Connect to the database at an SQLAlchemy URL, without creating or migrating it.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError, StorageUnavailable.
     """
     try:
         url = make_url(address)

@@ -250,7 +250,7 @@ def settings(tmp_path: Path, url: str) -> Settings:
 
 
 def refusal(tmp_path: Path, url: str) -> str:
-    with ExitStack() as stack, pytest.raises(ConfigurationError) as refused:
+    with ExitStack() as stack, pytest.raises((ConfigurationError, StorageUnavailable)) as refused:
         open_filesystem(settings(tmp_path, url), stack)
     message = str(refused.value)
     assert "\n" not in message
