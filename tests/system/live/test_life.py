@@ -23,7 +23,7 @@ pytestmark = pytest.mark.live
 LINE = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (DEBUG|INFO|WARNING|ERROR|CRITICAL) \S.*"
 )
-BANNER = 4
+BANNER = 6
 
 FILM = os.urandom(1 << 20) * 12  # much more than the buffers between server and client hold
 TIMEOUT_S = 25
@@ -75,7 +75,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def receive_health(connection: socket.socket) -> socket.socket:
     """Read the response to GET /health, and return the connection, which stays open."""
     response = b""
-    while not response.endswith(b"}"):
+    while not response.endswith(b"}\n"):
         response += connection.recv(1000)
     return connection
 
