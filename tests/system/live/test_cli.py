@@ -349,7 +349,8 @@ def test_server_runs_without_browser(films: Path, workdir: Path) -> None:
 @pytest.mark.skipif(not find_external_addresses(), reason="needs an address in a network")
 def test_qr_code_is_printed_in_a_terminal_only(films: Path, workdir: Path) -> None:
     arguments = ["serve", films, "-p", "0", "--host", "0.0.0.0", "--access", "open", "--qr"]
-    with serving(workdir, *arguments[1:]) as (server, _):
+    with serving(workdir, *arguments[1:]) as (server, url):
+        assert get(f"{url}/health").status_code == 200  # after the whole start
         assert "█" not in server.log()
     script = shlex.join(["exec", str(SEEKABLE), *map(str, arguments)])
     need("script")
