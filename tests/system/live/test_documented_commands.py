@@ -27,7 +27,7 @@ CLIENTS = ("curl", "ffmpeg", "mpv", "wget", "aria2c", "rclone")
 """Programs that this module runs, with the address of a server of its own."""
 
 RUN_ELSEWHERE = {
-    r"(mkdir|sqlite3|copy\(\)|status=|while|\[|rsync|cp|pg_dump|pg_restore) ?": "test_backup.py",
+    r"(mkdir -p backup|sqlite3|copy\(\)|status=|while|\[|rsync|cp|pg_dump|pg_restore) ?": "test_backup.py",
     r"seekable copy ": "test_copy.py",
     r"make run-gridfs": "test_run_gridfs.py",
     r"curl --unix-socket ": "test_unix_sockets.py",
@@ -38,7 +38,8 @@ RUN_ELSEWHERE = {
 
 NOT_RUN = {
     r"docker |minikube |kubectl |cd k8s|echo \"\$\(minikube": "no container engine and no cluster",
-    r"sudo ": "no systemd; test_systemd.py verifies the units",
+    r"sudo |cd /var/lib/seekable && sudo ": "no systemd; test_systemd.py verifies the units",
+    r"seekable verify --json \| jq": "no jq; other tests read this JSON",
     r"SEEKABLE_DATABASE_URL=": "no host of that name; every test on PostgreSQL has such a setting",
     r"SEEKABLE_STORAGE=gridfs": "no host of that name; every test on GridFS has such a setting",
 }
@@ -69,12 +70,17 @@ def lines_of(name: str, *programs: str) -> list[str]:
 
 
 SERVES = [line for document in DOCUMENTS for line in shell_lines(document) if is_serve(line)]
+OPERATIONS = [
+    line
+    for line in shell_lines(ROOT / "docs" / "operations.md")
+    if re.match(r"_SEEKABLE_COMPLETE=|seekable doctor |mkdir -p ~", line)
+]
 RUN_HERE = [
     *SERVES,
     *lines_of("README", *CLIENTS),
     *lines_of("tutorial", *CLIENTS, "seekable scan", "seekable verify"),
     *lines_of("accounts", "curl", "seekable account"),
-    *lines_of("operations", "eval"),
+    *OPERATIONS,
 ]
 
 
@@ -159,8 +165,11 @@ def test_commands_of_accounts_work(tmp_path: Path, film: Path) -> None:
     need("curl")
     email, password = "anna@example.org", "a good long password"
     (tmp_path / "film.mp4").write_bytes(film.read_bytes())
-    with running(tmp_path / "server", access="accounts") as server, server.client() as http:
-        variables = environment(tmp_path, base_url=server.url, **server.settings)
+    films = tmp_path / "Films"
+    films.mkdir()
+    settings = {"files_dir": films, "access": "accounts"}
+    with running(tmp_path / "server", **settings) as server, server.client() as http:
+        variables = environment(tmp_path, base_url=server.url)
         outputs = {}
         for line in lines_of("accounts", "curl", "seekable account"):
             command = line.replace(EXAMPLE, server.url).replace(f"-u {email}", f"-u '{email}:{password}'")
@@ -170,13 +179,17 @@ def test_commands_of_accounts_work(tmp_path: Path, film: Path) -> None:
                 )
                 command = command.replace("skb_…", made.raise_for_status().json()["token"])
             outputs[line.partition(" #")[0].strip()] = shell(command, tmp_path, variables, f"{password}\n")
-    assert f"{server.url}/sign-up?invite=" in outputs["seekable account invite"]
-    assert email in outputs["seekable account list"]
+    assert f"{server.url}/sign-up?invite=" in outputs["seekable account invite --folder ~/Films"]
+    assert email in outputs["seekable account list --folder ~/Films"]
     assert '"filename":"film.mp4"' in outputs[f"curl -H 'Authorization: Bearer skb_…' {EXAMPLE}/files"]
 
 
-def test_line_for_completion_works_in_bash(tmp_path: Path) -> None:
-    need("bash")
-    (line,) = lines_of("operations", "eval")
-    shown = shell(f"bash -c '{line}\ncomplete -p seekable'", tmp_path, environment(tmp_path))
-    assert "-F _seekable_completion seekable" in shown
+def test_commands_of_operations_work(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    for line in OPERATIONS:
+        shell(line, tmp_path, environment(tmp_path))
+    for file in (
+        ".local/share/bash-completion/completions/seekable",
+        ".config/fish/completions/seekable.fish",
+    ):
+        assert "_SEEKABLE_COMPLETE" in (tmp_path / file).read_text()
