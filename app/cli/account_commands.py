@@ -119,9 +119,16 @@ def _opened(
 
 @contextmanager
 def _changing(email: str, output: Output, sentence: str) -> Iterator[tuple[AccountStore, Account]]:
-    """Open the accounts, yield the one with this email address, and then print what was done to it."""
+    """Open the accounts, yield the one with this email address, and then print what was done to it.
+
+    Raises UnknownRecord if the account does not exist, or is being deleted.
+    """
     with _opened() as (store, settings):
         found = _find(store, email)
+        if found.leaving:
+            raise UnknownRecord(
+                f"{logs.escaped(email)} is being deleted. Wait until `seekable account list` omits it."
+            )
         yield store, found
         changed = store.get(found.id) or found
         output.inform(f"{found.email} {sentence}", **_fields(changed, settings))
@@ -296,7 +303,7 @@ def remove(output: Output, email: str, yes: bool, keep_files: bool, to: str | No
             _confirm(leaver)
         store.mark_leaving(leaver.id, deletion.keep)
         output.inform(
-            f"{leaver.email} is deleted.",
+            f"{leaver.email} can no longer log in. The running server, or the next one, deletes the account.",
             email=leaver.email,
             id=leaver.id,
             files=deletion.files,

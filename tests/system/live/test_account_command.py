@@ -224,7 +224,7 @@ def test_wrong_usage_has_exit_status_2(run: Run, arguments: tuple[str, ...], wor
         (("demote", "bert@nas"), "bert@nas is an ordinary account.", {"is_admin": False}),
         (("quota", "bert@nas", "10GiB"), "bert@nas may have 10.0GiB of files.", {"quota": 10 << 30}),
         (("quota", "bert@nas", "none"), "bert@nas has the quota of SEEKABLE_QUOTA.", {"quota": None}),
-        (("remove", "bert@nas", "--yes"), "bert@nas is deleted.", {"files": 0, "kept_in": None}),
+        (("remove", "bert@nas", "--yes"), "bert@nas can no longer log in.", {"files": 0, "kept_in": None}),
         (("rotate-key",), "Links are signed with a new key.", {}),
     ],
 )
@@ -247,6 +247,19 @@ def test_change_is_reported_in_a_sentence_or_json_or_not_at_all(
     expected = {"email": "jsoncleo@nas"} if is_new else changed
     assert json.loads(line).items() >= expected.items()
     assert run_with("--quiet") == ""
+
+
+@pytest.mark.parametrize("command", ["enable", "disable", "reset", "promote", "demote", "quota"])
+def test_account_that_is_being_deleted_cannot_be_changed(run: Run, store: AccountStore, command: str) -> None:
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
+    store.mark_leaving("2")
+    before = store.get("2")
+    size = ("5GB",) if command == "quota" else ()
+    refused = run(command, "bert@nas", *size, given=b"long enough\n")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("Error: bert@nas is being deleted. ")
+    assert store.get("2") == before
 
 
 def test_list_prints_objects_or_addresses_for_scripts(run: Run, store: AccountStore) -> None:
