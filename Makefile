@@ -56,8 +56,9 @@ lint: $(DEV) ## check style, formatting and types
 	$(BIN)/mypy
 
 format: $(DEV) ## fix style and formatting where ruff can
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
+	$(BIN)/ruff check .
 
 # locks/NAME.lock: the default dependencies and those of the extra NAME, in the versions of dev.lock. build.lock: the
 # build backend. Lock files must name no index: --no-config ignores the machine's configuration, and the last line of

@@ -135,7 +135,9 @@ def forbidden_imports(app: Path) -> list[str]:
 
 
 def test_imports_follow_rules() -> None:
-    assert forbidden_imports(APP) == []
+    assert forbidden_imports(APP) == [], (
+        "see CONTRIBUTING.md, Where things go; a setting is passed as an argument"
+    )
 
 
 def test_parts_and_rules_are_the_same() -> None:
@@ -173,7 +175,7 @@ def test_planted_import_is_found(tmp_path: Path, file: str, line: str) -> None:
     shutil.copytree(APP, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__", "web"))
     with (tmp_path / "app" / file).open("a") as planted:
         planted.write(f"\n{line}\n")
-    assert len(forbidden_imports(tmp_path / "app")) == 1
+    assert len(forbidden_imports(tmp_path / "app")) == len(forbidden_imports(APP)) + 1
 
 
 def test_migrations_do_not_import_app() -> None:
