@@ -22,15 +22,15 @@ from app.storage.errors import NotFound
 
 ROOT = "/help/"
 
-EXAMPLE_URL = "http://127.0.0.1:8000"
-"""The address in the commands of the documentation. Pages show that of the server instead."""
+_EXAMPLE_URL = re.compile(r"\b(http|ws)://([^/@\s]*@)?127\.0\.0\.1:8000")
+"""The address in the commands of the documentation: with a user, and as a WebSocket, too."""
 
 _IMAGES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 @dataclass(frozen=True)
 class HelpPage:
-    """A Markdown file as HTML, with the address of its server still that of the examples."""
+    """A Markdown file as HTML, with the address of its server still that of the examples (`at_server`)."""
 
     name: str
     """The last segment of its path; "" for the first page."""
@@ -74,6 +74,13 @@ def rendered(name: str, markdown: str) -> HelpPage:
     return HelpPage(name, tokens[1].content, html)
 
 
+def at_server(html: str, base_url: str) -> str:
+    """Return the page with the address of a server in place of that of the examples."""
+    scheme, _, rest = base_url.partition("://")
+    secure = "s" if scheme == "https" else ""
+    return _EXAMPLE_URL.sub(lambda found: f"{found[1]}{secure}://{found[2] or ''}{escape(rest)}", html)
+
+
 def _all_tokens(tokens: list[Token]) -> Iterator[Token]:
     for token in tokens:
         yield token
@@ -99,20 +106,20 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 @router.head("/help")
 @router.get("/help")
-async def help_root(request: Request) -> Response:
+async def redirect_to_first_page(request: Request) -> Response:
     """A redirect to the first page, below which the addresses of the others are relative."""
     return RedirectResponse(f"{base_path(request.scope)}{ROOT}", 308)
 
 
 @router.head("/help/{name}")
 @router.get("/help/{name}")
-async def help_image(request: Request, name: str) -> Response:
+async def page_or_image(request: Request, name: str) -> Response:
     return _image(name) or _page(request, name)
 
 
 @router.head(ROOT)
 @router.get(ROOT)
-async def help_page(request: Request) -> Response:
+async def first_page(request: Request) -> Response:
     return _page(request, "")
 
 
@@ -129,8 +136,7 @@ def _page(request: Request, name: str) -> Response:
     found = pages().get(name)
     if found is None:
         raise NotFound(f"The documentation has no page “{name}”.")
-    here = base_url(request, request.state.services.base_url)
-    content = found.html.replace(EXAMPLE_URL, escape(here))
+    content = at_server(found.html, base_url(request, request.state.services.base_url))
     return page(
         request,
         "help.html",

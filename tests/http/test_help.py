@@ -56,7 +56,21 @@ def test_pages_run_no_scripts(http: httpx.Client) -> None:
 
 def test_commands_name_the_server_that_shows_them(server: Server, texts: dict[str, str]) -> None:
     assert f"vlc {server.url}/files/films/film.mp4" in texts["/help/tutorial"]
-    assert "//127.0.0.1:8000/files" not in texts["/help/tutorial"]
+    for path, text in texts.items():
+        assert not re.search("[/@]127.0.0.1:8000", text), path
+
+
+@pytest.mark.parametrize(
+    ("example", "shown"),
+    [
+        ("vlc http://127.0.0.1:8000/files/a", "vlc https://nas.example/films/files/a"),
+        ("vlc http://a%40b:PASSWORD@127.0.0.1:8000/", "vlc https://a%40b:PASSWORD@nas.example/films/"),
+        ("ws://127.0.0.1:8000/events", "wss://nas.example/films/events"),
+        ("127.0.0.1:8001 http://127.0.0.1/", "127.0.0.1:8001 http://127.0.0.1/"),
+    ],
+)
+def test_examples_get_the_address_of_the_server(example: str, shown: str) -> None:
+    assert manual.at_server(example, "https://nas.example/films") == shown
 
 
 def test_footer_names_the_version(texts: dict[str, str]) -> None:
