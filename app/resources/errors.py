@@ -93,7 +93,6 @@ PROBLEMS = {
     401: ("Unauthorized", "The request has no credentials, or wrong ones."),
     403: ("Forbidden", "The caller may not do this, or the library is read-only."),
     404: ("NotFound", "There is no such thing, or it belongs to another account."),
-    405: ("MethodNotAllowed", "The path has other methods."),
     409: ("Conflict", "The name is taken."),
     412: ("PreconditionFailed", "The file is not the version that the request's conditions require."),
     413: ("ContentTooLarge", "The body is longer than the server permits."),

@@ -1,5 +1,6 @@
 """The OpenAPI document: components, tags and security, which FastAPI does not derive from the routes."""
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -47,7 +48,6 @@ _REQUEST_HEADERS = {
 _RESPONSE_HEADERS: dict[str, tuple[str, Any, bool]] = {
     "Accept-Patch": ("The media type of patches (RFC 5789).", "application/merge-patch+json", False),
     "Accept-Ranges": ("Always `bytes`.", "bytes", True),
-    "Allow": ("All methods of the path.", "GET, HEAD, PUT, PATCH, DELETE", True),
     "Cache-Control": ("By `SEEKABLE_CACHE_CONTROL`, private with accounts.", "no-cache", True),
     "Content-Disposition": ("The filename (RFC 6266), and whether to show or to save it.", "inline", True),
     "Content-Length": ("Bytes of the body.", 1024, True),
@@ -65,7 +65,6 @@ _RESPONSE_HEADERS: dict[str, tuple[str, Any, bool]] = {
 
 _PROBLEM_HEADERS = {
     401: ("WWW-Authenticate",),
-    405: ("Allow",),
     415: ("Accept-Patch",),
     429: ("Retry-After",),
     503: ("Retry-After",),
@@ -128,13 +127,29 @@ def complete(document: dict[str, Any], routes: Iterable[BaseRoute], *, cookie: s
         for parameter in operation.get("parameters", ()):
             _simplify(parameter)
         _name_body(operation, schemas)
-    for name in ("HTTPValidationError", "ValidationError", *(["Receipt"] if cookie is None else [])):
-        schemas.pop(name, None)
+    _remove_unused(document)
     for schema in schemas.values():
         for member in schema.get("properties", {}).values():
             member.pop("title", None)  # its name once more
     used = {operation["tags"][0] for operation, *_ in _operations(document, routes)}
     document["tags"] = [{"name": tag, "description": TAGS[tag]} for tag in TAGS if tag in used]
+
+
+def _remove_unused(document: dict[str, Any]) -> None:
+    """Remove components without references: those of accounts where there are none, and those of FastAPI."""
+    components = {kind: document["components"][kind] for kind in ("schemas", *_components())}
+    while True:
+        text = json.dumps(document)
+        unused = [
+            (named, name)
+            for kind, named in components.items()
+            for name in named
+            if f'"#/components/{kind}/{name}"' not in text
+        ]
+        if not unused:
+            return
+        for named, name in unused:
+            del named[name]
 
 
 def _operations(
