@@ -158,9 +158,10 @@ def _listeners(
 
 def _check_host(host: str, settings: Settings) -> None:
     if settings.access == "loopback" and not is_loopback_host(host):
+        could = "read" if settings.read_only else "read, upload and delete"
         raise ConfigurationError(
-            f"Everyone who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=accounts to require "
-            "an account, or open to allow that, or listen on 127.0.0.1."
+            f"Everyone who can reach {host} could {could}. To require an account, add --access accounts, or "
+            "set SEEKABLE_ACCESS=accounts; to allow that, choose open. Or listen on 127.0.0.1."
         )
 
 

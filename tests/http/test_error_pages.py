@@ -152,7 +152,7 @@ def test_malformed_host_is_not_repeated(send_request: SendRequest) -> None:
 def test_refused_peer_page_names_setting(send_request: SendRequest) -> None:
     # The proxy on this machine is trusted: the address is that of the client.
     response = send_request("GET", "/", *BROWSER, "X-Forwarded-For: 192.0.2.1")
-    assert "SEEKABLE_ACCESS=open" in refused_main(response, 403).text
+    assert "SEEKABLE_ACCESS=accounts" in refused_main(response, 403).text
 
 
 def test_metrics_refusal_is_page_for_browser(send_request: SendRequest) -> None:

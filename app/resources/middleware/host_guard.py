@@ -84,7 +84,7 @@ class HostGuard:
             )
         if not self.any_peer and not is_loopback(peer or ""):
             raise RequestRefused(
-                403, "Only this machine may connect. To admit others, set SEEKABLE_ACCESS=open."
+                403, "Only this machine may connect. To admit others, set SEEKABLE_ACCESS=accounts, or open."
             )
         hosts = headers.getlist("host")
         if hosts or version != "1.0":

@@ -100,7 +100,8 @@ def test_command_wins_over_folder_of_that_name(tmp_path: Path) -> None:
         (("migrate",), {"PORT": "many"}, "SEEKABLE_PORT: "),
         (("scan",), {}, "There is no library here"),
         (("serve", "-p", "0", "."), {"STORAGE": "gridfs", "MONGODB_URL": "mongodb://nas"}, "Omit the folder"),
-        (("serve", "-p", "0", "--host", "0.0.0.0"), {}, "Everyone who can reach 0.0.0.0"),
+        (("serve", "-p", "0", "--host", "0.0.0.0"), {}, "add --access accounts, or set"),
+        (("serve", "-p", "0", "--host", "0.0.0.0", "--read-only"), {}, "0.0.0.0 could read. "),
         (("serve", "-p", "0", "--access", "loopback"), {"HOST": "::", "ACCESS": "open"}, "can reach ::"),
         (("serve", "-p", "0", "--qr"), {"ACCESS": "open"}, "--host 0.0.0.0"),
         (("copy",), {}, "Set SEEKABLE_COPY_TO_STORAGE, or its option"),
@@ -113,7 +114,13 @@ def test_wrong_combination_with_settings_exits_2_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    for name in ("HOST", "PORT", "ACCESS", "FILES_DIR"):  # restores the values that options override
+    for name in (
+        "HOST",
+        "PORT",
+        "ACCESS",
+        "FILES_DIR",
+        "READ_ONLY",
+    ):  # restores the values that options override
         monkeypatch.setenv(f"SEEKABLE_{name}", "")
         monkeypatch.delenv(f"SEEKABLE_{name}")
     for name, value in settings.items():
