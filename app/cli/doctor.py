@@ -364,7 +364,7 @@ def _check_space(settings: Settings, folder: FolderStatus, where: str) -> Iterat
         maximum = settings.max_upload_size.human_readable()
         yield _note(f"{where} has {free} free, less than SEEKABLE_MAX_UPLOAD_SIZE ({maximum}).")
     else:
-        yield _good(f"{where} can be written, and has {free} free.")
+        yield _good(f"{where} can be {'written' if folder.exists else 'created'}, and has {free} free.")
 
 
 def _check_durability(folder: FolderStatus, where: str) -> Iterator[Finding]:
