@@ -58,6 +58,12 @@ def test_paths_and_make_targets_in_document_exist(document: str) -> None:
     assert set(named) <= targets
 
 
+def test_each_promise_names_its_tests() -> None:
+    promises = re.split(r"^\d+\. ", (ROOT / "docs/promises.md").read_text(), flags=re.MULTILINE)[1:]
+    assert len(promises) == 13
+    assert [promise for promise in promises if "[`tests/" not in promise] == []
+
+
 LOADED = re.compile(
     r'<(?:script|img)[^>]* src="([^"]+)|<link[^>]* href="([^"]+)|@import "([^"]+)|url\(["\']?([^)"\']+)'
 )
