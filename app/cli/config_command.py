@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote
 
 import click
 from pydantic import ByteSize
@@ -27,10 +28,10 @@ MASK = "***"
 _WIDTH = 48
 """Columns of a setting, beside its source; a longer setting moves its source to the right."""
 
-_USER_PASSWORD = re.compile(r"(//[^/?#:@]*:).*@")  # up to the last @: passwords may contain any character
-_SECRET_PARAMETER = re.compile(
-    r"([?&][^=&]*(?:password|passwd|secret|token|authmechanismproperties)[^=&]*=)[^&]*", re.IGNORECASE
-)
+# The drivers accept @ in a user's name, and any character in a password.
+_USER_PASSWORD = re.compile(r"(//[^/:]*:).*@", re.DOTALL)
+_PARAMETER_NAME = re.compile(r"(?:^|[?;])([^=?;]*)=")
+_SECRETS = re.compile("password|passwd|secret|token|authmechanismproperties", re.IGNORECASE)
 _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 
 
@@ -49,7 +50,15 @@ class Setting:
 
 def mask(text: str) -> str:
     """Return a text without the passwords of a URL: the one of its user, and those in its parameters."""
-    return _SECRET_PARAMETER.sub(rf"\1{MASK}", _USER_PASSWORD.sub(rf"\1{MASK}@", text))
+    return "&".join(map(_mask_parameters, _USER_PASSWORD.sub(rf"\1{MASK}@", text).split("&")))
+
+
+def _mask_parameters(text: str) -> str:
+    """Mask the text after the first name of a secret; MongoDB also separates parameters by semicolons."""
+    for name in _PARAMETER_NAME.finditer(text):
+        if _SECRETS.search(unquote(name[1])):
+            return text[: name.end()] + MASK
+    return text
 
 
 def effective_settings(found: EnvFile) -> Iterator[Setting]:

@@ -87,6 +87,15 @@ def test_unknown_names_are_listed_with_the_nearest(tmp_path: Path) -> None:
     [
         ("postgresql+psycopg://anna:secret@db/films", "postgresql+psycopg://anna:***@db/films"),
         ("postgresql://anna:se/cr@et?@db/films", "postgresql://anna:***@db/films"),
+        ("postgresql://anna@example.org:secret@db/x", "postgresql://anna@example.org:***@db/x"),
+        (
+            "postgresql://db/x?user=anna&%70assword=secret;1&a=b",
+            "postgresql://db/x?user=anna&%70assword=***&a=b",
+        ),
+        (
+            "mongodb://h/x?tls=true;tlsCertificateKeyFilePassword=secret",
+            "mongodb://h/x?tls=true;tlsCertificateKeyFilePassword=***",
+        ),
         ("postgresql://db/films?user=anna&password=secret", "postgresql://db/films?user=anna&password=***"),
         ("mongodb://a:secret@h,i:1/films?replicaSet=rs", "mongodb://a:***@h,i:1/films?replicaSet=rs"),
         (
