@@ -25,7 +25,7 @@ ROOT = "/help/"
 _EXAMPLE_URL = re.compile(r"\b(http|ws)://([^/@\s]*@)?127\.0\.0\.1:8000")
 """The address in the commands of the documentation: with a user, and as a WebSocket, too."""
 
-_IMAGES = {".svg": "image/svg+xml", ".png": "image/png"}
+_MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,19 @@ async def first_page(request: Request) -> Response:
     return _page(request, "")
 
 
+@cache
+def _images() -> dict[str, Path]:
+    """Return all images by name: a name from a request may be one that the system refuses to look for."""
+    return {path.name: path for path in docs_folder().iterdir() if path.suffix in _MEDIA_TYPES}
+
+
 def _image(name: str) -> Response | None:
     """Return an image of the documentation; None for other names."""
-    path = docs_folder() / name
-    media_type = _IMAGES.get(path.suffix)
-    if media_type is None or "/" in name or not path.is_file():
+    path = _images().get(name)
+    if path is None:
         return None
-    return FileResponse(path, media_type=media_type, headers={"cache-control": "no-cache"})
+    headers = {"cache-control": "no-cache"}
+    return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix], headers=headers)
 
 
 def _page(request: Request, name: str) -> Response:

@@ -121,3 +121,8 @@ def test_html_in_markdown_is_shown_as_text() -> None:
 )
 def test_page_address_follows_links_between_files(link: str, address: str) -> None:
     assert manual.page_address(link) == address
+
+
+@pytest.mark.parametrize("name", [f"{'a' * 300}.svg", "%00.svg", "%FF.svg", "..%5Cindex.md", "%2E%2E"])
+def test_odd_name_is_not_found(name: str, http: httpx.Client) -> None:
+    assert http.get(f"/help/{name}").status_code == 404
