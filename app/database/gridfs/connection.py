@@ -63,6 +63,22 @@ def indexes_of(document: type[Document]) -> list[IndexModel]:
     return [IndexModel(spec.pop("fields"), **spec) for spec in specs]
 
 
+_UNESCAPED = "Write / in the name and the password of the user as %2F, ? as %3F, # as %23 and @ as %40."
+
+
+def _checked(url: str) -> dict[str, Any]:
+    """Return the parts of a URL. Raises ValueError without any part of an unescaped password."""
+    try:
+        parsed: dict[str, Any] = parse_uri(url)
+    except PyMongoError as error:
+        message = str(error)
+    else:
+        message = parsed["database"] or ""  # after an unescaped slash, the password would be the name
+        if "@" not in message:
+            return parsed
+    raise ValueError(_UNESCAPED if "@" in message else message)
+
+
 class Connection:
     """One MongoDB database: the one with this `name`, else the one in the URL, else the `default`.
 
@@ -75,7 +91,7 @@ class Connection:
 
     def __init__(self, url: str, *, setting: str, default: str, name: str | None = None) -> None:
         try:
-            parsed = parse_uri(url)
+            parsed = _checked(url)
             options, nodes = parsed["options"], parsed["nodelist"]
             missing = {name: value for name, value in OPTIONS.items() if name not in options}
             self.client: MongoClient[RawDocument] = MongoClient(url, tz_aware=True, **missing)

@@ -38,6 +38,8 @@ REASONS = {
     "mongodb://127.0.0.1:{open}/films?tls=true": "SSL",
     "mongodb://127.0.0.1:{open}/films?tls=true&tlsCAFile=/no/file": "No such file",
     "mongodb://me:secret@127.0.0.1:{open}/films": "Authentication failed",
+    "mongodb://me:27/secret@127.0.0.1:{open}/films": "Write / in the name and the password",
+    "mongodb://me:27/secret@localhost:{open}/films": "Write / in the name and the password",
 }
 
 
