@@ -11,6 +11,9 @@ _HTML = "text/html"
 _FOR_PROGRAMS = ("application/problem+json", "application/json")
 _ANY = "*/*"
 
+_MAX_LENGTH = 4096
+"""Characters of Accept; browsers send 200. Parsing the longest header would block the event loop."""
+
 # RFC 9110 §12.4.2
 _WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
@@ -28,7 +31,10 @@ def asks_for_page(method: str, headers: RawHeaders) -> bool:
     """
     if method not in ("GET", "HEAD") or lines(headers, b"sec-fetch-dest") not in ([], ["document"]):
         return False
-    accepted = _media_ranges(field(headers, b"accept") or "")
+    accept = field(headers, b"accept") or ""
+    if len(accept) > _MAX_LENGTH:
+        return False
+    accepted = _media_ranges(accept)
     html = _weight(accepted, _HTML)
     return html > max(accepted.get(_ANY, 0), *(_weight(accepted, one) for one in _FOR_PROGRAMS))
 

@@ -73,3 +73,8 @@ def test_problem_document_is_sent_for_change(method: str) -> None:
 def test_weight_of_lines_is_that_of_one_list() -> None:
     assert asks_for_page("GET", [*headers("image/png", None), *headers(FIREFOX, "document")])
     assert not asks_for_page("GET", [*headers("*/*", None), *headers("text/html", None)])
+
+
+@pytest.mark.parametrize("accept", ["text/html," * 6000, "text/html" + "," * 60_000])
+def test_problem_document_is_sent_for_accept_longer_than_that_of_browsers(accept: str) -> None:
+    assert not asks_for_page("GET", headers(accept, "document"))
