@@ -39,6 +39,16 @@ def ensure_utf8() -> None:
     os.execv(sys.executable, sys.orig_argv)
 
 
+def open_standard_streams() -> None:
+    """Open the null device in place of standard streams that are closed.
+
+    Otherwise a database or a socket would take the number of one, and receive the output of a library.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the exit
+
+
 class _WrongSettings(click.ClickException):
     """Wrong settings, or a combination of them with options: the exit status is that of wrong arguments."""
 
@@ -76,6 +86,7 @@ class _Program(CommandGroup):
 @click.version_option(package_name="seekable")
 def main() -> None:
     """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
+    open_standard_streams()
     ensure_utf8()
     logs.configure()
 

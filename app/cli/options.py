@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +87,30 @@ class Output:
 
     def write(self, text: str, **fields: object) -> None:
         """Print a line or a JSON object, with --quiet too: a problem, or what the command was run for."""
-        click.echo(to_json({**self.common, **fields}) if self.as_json else logs.escaped(text))
+        try:
+            click.echo(to_json({**self.common, **fields}) if self.as_json else logs.escaped(text))
+        except BrokenPipeError:  # click ends the program without a message
+            raise
+        except OSError as error:
+            raise click.ClickException(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def to_json(value: object) -> str:
-    """Return JSON in ASCII. Bytes that are not UTF-8 become escapes, because lone surrogates are no JSON."""
-    return json.dumps(_without_surrogates(value))
+    """Return JSON in ASCII. Bytes that are not UTF-8 become escapes, and infinity becomes the text `inf`,
+    because JSON has neither lone surrogates nor infinity."""
+    return json.dumps(_representable(value), allow_nan=False)
 
 
-def _without_surrogates(value: Any) -> Any:
+def _representable(value: Any) -> Any:
     match value:
         case str():
             return value.encode(errors="backslashreplace").decode()
+        case float() if not isfinite(value):
+            return str(value)
         case dict():
-            return {key: _without_surrogates(each) for key, each in value.items()}
+            return {key: _representable(each) for key, each in value.items()}
         case list() | tuple():
-            return [_without_surrogates(each) for each in value]
+            return [_representable(each) for each in value]
     return value
 
 

@@ -378,6 +378,41 @@ def test_second_interrupt_ends_transfers_at_once(films: Path, workdir: Path) -> 
 # Settings
 
 
+@pytest.mark.parametrize("streams", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_server_runs_with_closed_standard_streams(streams: str, workdir: Path) -> None:
+    port = free_port()
+    command = shlex.join(["exec", str(SEEKABLE), "serve", "-p", str(port)])
+    server = subprocess.Popen([*("sh", "-c"), f"{command} {streams}"], cwd=workdir, env=without_settings())
+    try:
+        until(lambda: _responds(port), "The server responds")
+        assert server.poll() is None
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _responds(port: int) -> bool:
+    try:
+        return get(f"http://127.0.0.1:{port}/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_full_disk_under_output_is_reported_in_one_line(workdir: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [SEEKABLE, "config"],
+            cwd=workdir,
+            env=without_settings(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: Standard output cannot be written: No space left on device.\n"
+
+
 def test_env_file_supplies_settings(workdir: Path) -> None:
     (workdir / ".env").write_text("SEEKABLE_PORT=0\nSEEKABLE_FILES_DIR='my films'\nOTHER=1\n")
     with serving(workdir) as (server, url):

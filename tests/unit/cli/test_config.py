@@ -82,6 +82,12 @@ def test_unknown_names_are_listed_with_the_nearest(tmp_path: Path) -> None:
     ]
 
 
+def test_infinity_is_valid_json(tmp_path: Path) -> None:
+    _, output, _ = run(tmp_path, "-q", "--json", SEEKABLE_SEND_TIMEOUT="inf")
+    (setting,) = json.loads(output, parse_constant=pytest.fail)["settings"]
+    assert setting["value"] == "inf"
+
+
 @pytest.mark.parametrize(
     ("url", "masked"),
     [
