@@ -4,7 +4,6 @@ import asyncio
 import base64
 import binascii
 import logging
-from dataclasses import replace
 from functools import partial
 from urllib.parse import quote
 
@@ -23,7 +22,7 @@ from app.http.content_negotiation import accepts_html
 from app.resources import manual, session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
 from app.resources.docs import API_DOCS_PATHS, PUBLIC_PATHS
-from app.resources.errors import EXPECTED_ERRORS, error_response, failure_of, failure_page
+from app.resources.errors import EXPECTED_ERRORS, error_response
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
 from app.resources.request_body import client_key
 from app.storage.errors import InvalidName
@@ -64,7 +63,7 @@ class AuthenticationMiddleware:
             login = _login_redirect(request) if isinstance(request, Request) else None
             await (login or await error_response(request, error))(scope, receive, send)
         except EXPECTED_ERRORS as error:
-            await (await _refusal(request, error))(scope, receive, send)
+            await (await error_response(request, error))(scope, receive, send)
         else:
             if isinstance(request, Request):
                 revocation = request.state.services.accounts.revocation
@@ -75,18 +74,6 @@ class AuthenticationMiddleware:
     def _is_public(self, scope: Scope) -> bool:
         path = route_path(scope)
         return scope["type"] == "http" and (path in self._public or path.startswith(PUBLIC_FOLDERS))
-
-
-async def _refusal(request: HTTPConnection, error: Exception) -> Response:
-    """Return the error response; a page if a browser followed an invalid link."""
-    if (
-        isinstance(error, LinkRefused)
-        and isinstance(request, Request)
-        and accepts_html(request.scope["headers"])
-    ):
-        failure = failure_of(request, error)
-        return failure_page(request, replace(failure, headers={**failure.headers, "vary": "accept"}))
-    return await error_response(request, error)
 
 
 def _login_redirect(request: Request) -> Response | None:

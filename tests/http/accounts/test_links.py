@@ -455,5 +455,7 @@ def test_error_page_of_link_does_not_name_its_account(account_server: AccountSer
     assert "search" not in page.text  # it would need a login
     assert user.email in user.request("GET", "/files/film.mp4", headers=browser).text
     refused = account_server.open_link(f"{link['url']}x", headers=browser)
-    assert (refused.status_code, refused.headers["vary"]) == (403, "accept")
+    assert (refused.status_code, refused.headers["vary"]) == (403, page.headers["vary"])
     assert refused.headers["content-type"] == "text/html; charset=utf-8"
+    program = {"accept": "application/json, text/html;q=0.9"}
+    assert account_server.open_link(f"{link['url']}x", headers=program).json()["status"] == 403
