@@ -55,7 +55,7 @@ _RESPONSE_HEADERS: dict[str, tuple[str, Any, bool]] = {
     "Content-Range": ("The range; absent if there are several.", "bytes 0-1023/4096", False),
     "ETag": ("The version of the file, which changes whenever its bytes do.", '"5f2b9e"', True),
     "Last-Modified": ("The date of the version.", "Sun, 29 Nov 2026 18:00:00 GMT", True),
-    "Link": ('The address of the next page: `rel="next"` (RFC 8288).', "", False),
+    "Link": ("The next page (RFC 8288).", '<http://localhost:8000/files?cursor=…>; rel="next"', False),
     "Location": ("The address of the file, or of the page.", "http://localhost:8000/files/film.mp4", True),
     "Repr-Digest": ("The hash of the file (RFC 9530), once it is known.", "sha-256=:…:", False),
     "Retry-After": ("Seconds to wait before the next attempt.", 5, True),

@@ -104,6 +104,11 @@ def test_every_component_is_used(access: Literal["open", "accounts"]) -> None:
     assert unused == []
 
 
+def test_every_header_has_an_example(document: dict[str, Any]) -> None:
+    headers = document["components"]["headers"]
+    assert [name for name, header in headers.items() if not header["schema"]["examples"][0]] == []
+
+
 def keys_of(value: Any) -> Iterator[str]:
     """Yield the keys of all objects in a JSON value."""
     if isinstance(value, dict):
