@@ -68,9 +68,10 @@ def rendered(name: str, markdown: str) -> HelpPage:
         if opening.type == "heading_open":
             opening.attrs["id"] = anchor(content.content)
     html = parser.renderer.render(tokens, parser.options, {})
-    # A region that scrolls must be reachable with the keyboard.
+    # Regions that scroll must be reachable with the keyboard.
     table = '<div class="wide" role="region" aria-label="Table" tabindex="0"><table>'
     html = html.replace("<table>", table).replace("</table>", "</table></div>")
+    html = html.replace("<pre>", '<pre tabindex="0">')
     return HelpPage(name, tokens[1].content, html)
 
 

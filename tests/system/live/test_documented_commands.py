@@ -38,6 +38,7 @@ RUN_ELSEWHERE = {
 
 NOT_RUN = {
     r"docker |minikube |kubectl |cd k8s|echo \"\$\(minikube": "no container engine and no cluster",
+    r"make run |make test ": "make test runs these tests; make run installs, then serves like seekable serve",
     r"sudo |cd /var/lib/seekable && sudo ": "no systemd; test_systemd.py verifies the units",
     r"seekable verify --json \| jq": "no jq; other tests read this JSON",
     r"SEEKABLE_DATABASE_URL=": "no host of that name; every test on PostgreSQL has such a setting",

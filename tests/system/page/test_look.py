@@ -173,6 +173,15 @@ def test_page_fits_narrow_phone_with_large_targets(visit: Visitor, filled_folder
         check_narrow(page)
 
 
+def test_tables_of_help_stay_tables_on_phone(visit: Visitor) -> None:
+    page = visit("/help/benchmarks", viewport={"width": 390, "height": 800})
+    table = page.get_by_role("table").first
+    for heading, cell in zip(
+        table.get_by_role("columnheader").all(), table.locator("td").all(), strict=False
+    ):
+        assert heading.bounding_box()["x"] == cell.bounding_box()["x"]  # type: ignore[index]
+
+
 def check_narrow(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     assert page.evaluate(SMALL_TARGETS) == []
