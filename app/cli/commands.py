@@ -14,10 +14,11 @@ from app.cli.config_command import config_command
 from app.cli.doctor import doctor
 from app.cli.groups import CommandGroup
 from app.cli.library_commands import copy_command, scan, verify
+from app.cli.options import check_has_folder, folder_argument
 from app.cli.serve_command import serve_command
 from app.database import prepare_database
 from app.server.listen import ListenError
-from app.settings import ConfigurationError, load
+from app.settings import ConfigurationError, load, override
 from app.storage.errors import StorageError
 
 
@@ -101,8 +102,14 @@ main.add_command(copy_command)
 
 
 @main.command()
-def migrate() -> None:
-    """Migrate the database to the newest schema. Creates the library if necessary."""
+@folder_argument
+def migrate(folder: str | None) -> None:
+    """Migrate the database of FOLDER to the newest schema. Creates the library if necessary.
+
+    Without FOLDER, migrates the database of the settings.
+    """
+    override(files_dir=folder)
     settings = load()
+    check_has_folder(settings, folder)
     prepare_database(settings)
     click.echo(f"The database of {logs.escaped(settings.location)} is at the newest schema.")

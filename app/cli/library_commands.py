@@ -95,6 +95,7 @@ def verify(output: Output, folder: str | None) -> None:
 
 
 @click.command("copy")
+@folder_argument
 @click.option("--to", "storage", type=click.Choice(["filesystem", "gridfs"]), help="Storage of the target.")
 @click.option("--files-dir", help="Folder of the target, with --to filesystem.")
 @click.option(
@@ -104,8 +105,10 @@ def verify(output: Output, folder: str | None) -> None:
 @click.option("--mirror", is_flag=True, help="Remove copies of files that no longer exist here; asks first.")
 @click.option("--yes", is_flag=True, help="With --mirror, do not ask.")
 @_for_scripts
-def copy_command(output: Output, mirror: bool, yes: bool, **options: str | None) -> None:
-    """Copy all files from the library of the settings to another, which is created if necessary.
+def copy_command(output: Output, folder: str | None, mirror: bool, yes: bool, **options: str | None) -> None:
+    """Copy all files in FOLDER to another library, which is created if necessary.
+
+    Without FOLDER, copies the library of the settings.
 
     Run it again to continue an interrupted copy, or to copy new files. Only earlier copies that have not
     changed in the target are replaced, or, with --mirror, removed. The exit status is 1 if any file was not
@@ -136,8 +139,10 @@ def copy_command(output: Output, mirror: bool, yes: bool, **options: str | None)
         await _remove(source, to, gone, removing)  # first: new files may need their space or their names
         await copy_all(source, to)
 
+    override(files_dir=folder)
     try:
         settings, target = load(target=options["files_dir"]), load_target(**options)
+        check_has_folder(settings, folder)
         check_different_libraries(settings, target)
         _with_both(settings, target, scan_first)
         if mirror:

@@ -114,13 +114,8 @@ def test_wrong_combination_with_settings_exits_2_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    for name in (
-        "HOST",
-        "PORT",
-        "ACCESS",
-        "FILES_DIR",
-        "READ_ONLY",
-    ):  # restores the values that options override
+    # So that the values that options override are restored.
+    for name in ("HOST", "PORT", "ACCESS", "FILES_DIR", "READ_ONLY"):
         monkeypatch.setenv(f"SEEKABLE_{name}", "")
         monkeypatch.delenv(f"SEEKABLE_{name}")
     for name, value in settings.items():

@@ -109,6 +109,9 @@ def test_commands_work_on_folder_of_command_line(library: Path) -> None:
     elsewhere.mkdir()
     for arguments in (["scan", "--json"], ["verify", "--json"]):
         assert objects(run(elsewhere, *arguments, "../files"))[-1]["files"] == 1
+    to = ("--to", "filesystem", "--files-dir", "../copy")
+    assert objects(run(elsewhere, "copy", "../files", *to, "--json"))[-1]["files"] == 1
+    assert run(elsewhere, "migrate", "../files").returncode == 0
     checked = run(elsewhere, "doctor", "../files").stdout
     assert f"good: SEEKABLE_FILES_DIR={library / 'files'} can be written" in checked
     (setting,) = objects(run(elsewhere, "config", "../files", "--json", "-q"))[0]["settings"][:1]
@@ -118,6 +121,8 @@ def test_commands_work_on_folder_of_command_line(library: Path) -> None:
         "source": "command line",
     }
     assert [*elsewhere.iterdir()] == []
-    in_mongodb = run(elsewhere, "scan", "../files", SEEKABLE_STORAGE="gridfs")
-    assert in_mongodb.returncode == 2
-    assert "the films are in MongoDB" in in_mongodb.stderr
+    gridfs = {"SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": "mongodb://nas"}
+    for command in (["scan"], ["migrate"], ["copy", *to]):
+        in_mongodb = run(elsewhere, *command, "../files", **gridfs)
+        assert in_mongodb.returncode == 2
+        assert "the films are in MongoDB" in in_mongodb.stderr
