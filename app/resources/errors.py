@@ -160,14 +160,15 @@ def failure_response(
 
 def failure_page(request: HTTPConnection, failure: Failure) -> Response:
     """Return the failure as a page, with the remedy and a link to the list."""
-    query = request.query_params
+    query, path = request.query_params, route_path(request.scope)
+    shown = query.get("play") or query.get("folder") if path == "/" else None  # the parameters of our page
     return page(
         request,
         "error.html",
         failure.status,
         {"cache-control": "no-store", **failure.headers},
         failure=failure,
-        thing=printable(query.get("play") or query.get("folder") or route_path(request.scope)),
+        thing=printable(shown or path),
     )
 
 

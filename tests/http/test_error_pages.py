@@ -97,6 +97,20 @@ def test_page_names_missing_file_and_escapes_it(send_request: SendRequest) -> No
     assert "renamed, moved or deleted" in main.text
 
 
+@pytest.mark.parametrize(
+    ("target", "thing"),
+    [
+        ("/?play=films/none.mp4", "films/none.mp4"),
+        ("/?folder=..", ".."),
+        ("/files/none.mp4?folder=films", "/files/none.mp4"),
+        ("/file/stream?folder=films&filename=none.mp4", "/file/stream"),
+    ],
+)
+def test_page_names_address_or_parameter_of_list(send_request: SendRequest, target: str, thing: str) -> None:
+    main = StrictParser(send_request("GET", target, *BROWSER).text).root.one("main")
+    assert main.one("b").text == thing
+
+
 def test_wrong_method_page_leads_to_api_docs(send_request: SendRequest) -> None:
     response = send_request("GET", "/file/upload", *BROWSER)
     assert response.headers["allow"] == "POST"
