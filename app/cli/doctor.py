@@ -29,7 +29,7 @@ from app.cli.options import Output, folder_argument, output_options
 from app.database.doctor_checks import DatabaseStatus, FolderStatus, probe_databases, probe_folder
 from app.http.addresses import is_loopback_host
 from app.server.connection_limits import connections_within
-from app.server.listen import authority
+from app.server.listen import authority, machine_hosts
 from app.settings import ConfigurationError, Settings, env_file, override, read, unknown
 from app.storage.types import RESERVED
 
@@ -230,14 +230,16 @@ def check_access(settings: Settings) -> Finding:
 
 
 def _place(settings: Settings) -> str:
-    """Return the address at which clients connect, and the host names that they may use."""
-    listens = authority(settings.host, settings.port)
-    if settings.host in _WILDCARDS:
-        listens = f"port {settings.port} of all addresses"
-    elif settings.base_url is None:
-        listens = f"http://{listens}"
+    """Return the addresses at which clients connect, and the host names that they may use."""
+    is_wildcard = settings.host in _WILDCARDS
+    port = settings.port
+    listens = f"port {port} of all addresses" if is_wildcard else authority(settings.host, port)
     if settings.base_url is not None:
         listens = f"{settings.base_url}, where a proxy leads to {listens}"
+    elif not is_wildcard:
+        listens = f"http://{listens}"
+    elif hosts := machine_hosts(socket.AF_INET6 if settings.host == "::" else socket.AF_INET):
+        listens = " and ".join(f"http://{authority(host, port)}" for host in hosts)
     return f"at {listens} (host names: {_names(settings)})"
 
 

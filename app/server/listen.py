@@ -4,7 +4,7 @@ addresses at which clients reach them."""
 import errno
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from threading import Thread
@@ -70,14 +70,17 @@ def network_hosts(
     hosts: list[str] = []
     for family, host in bound:
         if ip_address(host).is_unspecified:
-            hosts += _addresses(family, source(family))
+            hosts += machine_hosts(family, source=source)
         elif not is_loopback(host):
             hosts.append(host)
     return hosts
 
 
-def _addresses(family: int, first: str | None) -> Iterator[str]:
-    """Yield the addresses of this machine that others may know, without those of a single link."""
+def machine_hosts(family: int, *, source: Callable[[int], str | None] = source_to_others) -> list[str]:
+    """Return the addresses at which other machines reach this one, that of the default route first.
+
+    Addresses of a single link are left out.
+    """
     import psutil  # noqa: PLC0415 - no other start needs it
 
     try:
@@ -92,7 +95,8 @@ def _addresses(family: int, first: str | None) -> Iterator[str]:
         if one.family == family and "%" not in one.address
     }
     found = {one for one in found if not (is_loopback(one) or ip_address(one).is_link_local)}
-    yield from sorted(found, key=lambda one: (one != first, ip_address(one).packed))
+    first = source(family)
+    return sorted(found, key=lambda one: (one != first, ip_address(one).packed))
 
 
 def mdns_name(hosts: Collection[str]) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,7 +40,7 @@ from app.database.doctor_checks import (
 from app.database.filesystem.opening import open_database
 from app.settings import Settings
 from tests.conftest import BACKENDS
-from tests.support import mongo, mounted, postgres
+from tests.support import find_external_addresses, mongo, mounted, postgres
 from tests.support.forking import completed
 
 FACT, GOOD, NOTE, FIX = Level
@@ -358,7 +359,11 @@ def test_home_user_reads_no_alarm(tmp_path: Path) -> None:
         ({"access": "open"}, FACT, "only this machine can connect"),
         ({"access": "open"}, FACT, "For others, set SEEKABLE_HOST=0.0.0.0"),
         ({"access": "open", "host": "0.0.0.0"}, NOTE, "Everyone who can connect may read, upload and delete"),
-        ({"access": "open", "host": "0.0.0.0"}, NOTE, "at port 8000 of all addresses (host names: "),
+        (
+            {"access": "open", "host": "0.0.0.0", "base_url": "https://tv.example"},
+            NOTE,
+            "where a proxy leads to port 8000 of all addresses (host names: ",
+        ),
         (
             {"access": "open", "host": "0.0.0.0", "read_only": True},
             FACT,
@@ -377,6 +382,13 @@ def test_access_is_one_sentence(chosen: dict[str, Any], level: Level, words: str
     assert found.level is level
     sentence = found.sentence.replace(f"{gethostname().lower()}, ", "")
     assert words in sentence
+
+
+@pytest.mark.skipif(not find_external_addresses(), reason="needs an address in a network")
+def test_access_names_addresses_for_other_machines() -> None:
+    sentence = check_access(settings(access="open", host="0.0.0.0")).sentence
+    named = re.findall(r"http://(\S+):8000", sentence)
+    assert named[:1] == find_external_addresses()
 
 
 @pytest.mark.parametrize(
