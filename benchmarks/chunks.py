@@ -6,10 +6,10 @@ Starts a mongod of its own. Each round measures every pair, in alternating order
 server uses it. The table shows medians as ratios to the pair in use.
 """
 
+import argparse
 import asyncio
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -38,7 +38,10 @@ USED = (CHUNK_SIZE, MAX_QUERY_SIZE)
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    description = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chunks", description=description)
+    parser.add_argument("rounds", nargs="?", type=int, default=7, help="how often to measure each pair (7)")
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         mongod = Mongod(Path(folder), 27999)
         mongod.start()

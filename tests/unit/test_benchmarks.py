@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -21,6 +22,13 @@ from benchmarks.ratios import Spread, ratios, round_order, spread
 from benchmarks.report import number, report
 from benchmarks.rounds import CaseResult
 from benchmarks.wire import Target, Unexpected
+
+
+@pytest.mark.parametrize("module", ["benchmarks", "benchmarks.chunks"])
+def test_wrong_usage_has_exit_status_2(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--yaml"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"usage: python -m {module} ")
 
 
 def test_turn_puts_each_contestant_first_and_last() -> None:
