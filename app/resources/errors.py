@@ -106,9 +106,18 @@ PROBLEMS = {
 """The names of problem responses in the OpenAPI document, and their descriptions."""
 
 
+_PHRASES = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+"""Phrases that Python has in older words before 3.13."""
+
+
+def phrase(status: int) -> str:
+    """Return the reason phrase of a status (RFC 9110 §15)."""
+    return _PHRASES.get(status) or HTTPStatus(status).phrase
+
+
 def problem_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     return JSON(
-        Problem(title=HTTPStatus(status).phrase, status=status, detail=printable(detail)),
+        Problem(title=phrase(status), status=status, detail=printable(detail)),
         status,
         headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
         media_type="application/problem+json",
@@ -135,7 +144,7 @@ class Failure:
 
     @property
     def title(self) -> str:
-        return HTTPStatus(self.status).phrase
+        return phrase(self.status)
 
 
 async def error_response(request: HTTPConnection, error: Exception) -> Response:

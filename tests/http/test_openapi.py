@@ -13,7 +13,7 @@ from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 
 from app.main import create_app
-from app.resources import downloads, openapi
+from app.resources import downloads, errors, openapi
 from app.settings import Settings
 
 SendRequest = Callable[..., httpx.Response]
@@ -102,6 +102,12 @@ def test_every_component_is_used(access: Literal["open", "accounts"]) -> None:
         if kind != "securitySchemes" and f'"#/components/{kind}/{name}"' not in text
     ]
     assert unused == []
+
+
+def test_problems_have_the_titles_of_their_components(http: httpx.Client) -> None:
+    for status, (name, _) in errors.PROBLEMS.items():
+        assert errors.phrase(status).replace(" ", "") == name
+    assert http.get("/files?limit=0").json()["title"] == "Unprocessable Content"
 
 
 def test_every_header_has_an_example(document: dict[str, Any]) -> None:
