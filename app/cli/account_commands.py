@@ -24,7 +24,7 @@ from app.accounts.models import (
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.cli.groups import CommandGroup
-from app.cli.options import FolderPath, Output, check_has_folder, output_options
+from app.cli.options import FolderPath, Output, check_has_folder, echo, output_options
 from app.database import library_location, open_accounts, open_stores
 from app.database.open_library import is_read_only
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
@@ -165,7 +165,7 @@ def list_command(output: Output) -> None:
     """List all accounts, in columns separated by tabs."""
     with _opened() as (store, settings):
         if not (output.as_json or output.quiet):
-            click.echo("email\tid\tstate\tquota\tcreated\tfiles")
+            echo("email\tid\tstate\tquota\tcreated\tfiles")
         after = ""
         while page := store.list(after=after, limit=PAGE_SIZE):
             for listed in page:
@@ -178,11 +178,11 @@ def _print_listed(output: Output, listed: Account, settings: Settings) -> None:
     if output.as_json:
         output.write("", **({"email": listed.email} if output.quiet else fields))
     elif output.quiet:
-        click.echo(logs.escaped(listed.email))
+        echo(logs.escaped(listed.email))
     else:
         quota, created_at = _size(listed.quota), fields["created_at"]
         columns = (listed.email, listed.id, _state(listed), quota, created_at, fields["files"])
-        click.echo("\t".join(map(logs.escaped, columns)))
+        echo("\t".join(map(logs.escaped, columns)))
 
 
 def _fields(shown: Account, settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from app.cli.config_command import config_command
 from app.cli.doctor import doctor
 from app.cli.groups import CommandGroup
 from app.cli.library_commands import copy_command, scan, verify
-from app.cli.options import check_has_folder, folder_argument
+from app.cli.options import check_has_folder, echo, folder_argument
 from app.cli.serve_command import serve_command
 from app.database import prepare_database
 from app.server.listen import ListenError
@@ -112,4 +112,4 @@ def migrate(folder: str | None) -> None:
     settings = load()
     check_has_folder(settings, folder)
     prepare_database(settings)
-    click.echo(f"The database of {logs.escaped(settings.location)} is at the newest schema.")
+    echo(f"The database of {logs.escaped(settings.location)} is at the newest schema.")

@@ -87,12 +87,17 @@ class Output:
 
     def write(self, text: str, **fields: object) -> None:
         """Print a line or a JSON object, with --quiet too: a problem, or what the command was run for."""
-        try:
-            click.echo(to_json({**self.common, **fields}) if self.as_json else logs.escaped(text))
-        except BrokenPipeError:  # click ends the program without a message
-            raise
-        except OSError as error:
-            raise click.ClickException(f"Standard output cannot be written: {error.strerror}.") from None
+        echo(to_json({**self.common, **fields}) if self.as_json else logs.escaped(text))
+
+
+def echo(line: str) -> None:
+    """Print a line on standard output. Raises ClickException if its disk is full."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:  # click ends the program without a message
+        raise
+    except OSError as error:
+        raise click.ClickException(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def to_json(value: object) -> str:

@@ -398,10 +398,12 @@ def _responds(port: int) -> bool:
         return False
 
 
-def test_full_disk_under_output_is_reported_in_one_line(workdir: Path) -> None:
+@pytest.mark.parametrize("command", ["config", "account list", "migrate"])
+def test_full_disk_under_output_is_reported_in_one_line(command: str, workdir: Path) -> None:
+    run_command(workdir, "migrate")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [SEEKABLE, "config"],
+            [SEEKABLE, *command.split()],
             cwd=workdir,
             env=without_settings(),
             stdout=full,
