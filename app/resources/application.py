@@ -70,6 +70,8 @@ class Application(FastAPI):
         # FastAPI's own parameter is deprecated, and the server's is not set under `uvicorn app.main:app`.
         if self.base_path:
             scope["root_path"] = self.base_path
+            if scope["type"] == "http" and scope["path"] == self.base_path:  # as a user types the address
+                scope["path"], scope["raw_path"] = f"{self.base_path}/", scope["raw_path"] + b"/"
         if scope["type"] == "http" and (b"/." in scope["raw_path"] or b"//" in scope["raw_path"]):
             normalize_target(scope)
         await super().__call__(scope, receive, send)

@@ -163,6 +163,15 @@ def test_links_start_with_base_url(workdir: Path) -> None:
         assert put.json()["url"] == "https://media.example.org/tv/files/a.txt"
 
 
+def test_base_url_leads_to_page_without_its_last_slash(workdir: Path) -> None:
+    with serving(workdir, "--port", "0", SEEKABLE_BASE_URL="https://media.example.org/tv") as (server, _):
+        port = server.wait_for(r"running on http://127.0.0.1:(\d+)")[1]
+        for path in ("/tv", "/tv/", "/tv?order=name"):
+            page = get(f"http://127.0.0.1:{port}{path}", host="media.example.org")
+            assert page.is_success, path
+            assert "/tv/assets/" in page.text
+
+
 def test_base_path_causes_no_deprecation_warning(tmp_path: Path) -> None:
     server = Server(tmp_path, base_url="https://example.org/media", access="open")
     server.wrapper = ("env", "PYTHONWARNINGS=error")
