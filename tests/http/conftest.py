@@ -115,8 +115,9 @@ class RawConnection:
         self._buffer = bytes(pieces[size:])
         return bytes(pieces[:size])
 
-    def receive_more(self) -> None:
-        data = self.socket.recv(1 << 16)
+    def receive_more(self, size: int = 1 << 16) -> None:
+        """Read at most `size` bytes, for `receive_response`."""
+        data = self.socket.recv(size)
         if not data:
             raise ConnectionError("closed")
         self._buffer += data

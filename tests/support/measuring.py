@@ -19,7 +19,7 @@ NOT_MEASURED = ("tests/http/test_slow_sockets.py",)
 """Tests of a server's memory, to which tracing adds."""
 IN_PROCESS = ("tests/unit/", "tests/contracts/")
 WORKER = "PYTEST_XDIST_WORKER"
-VARIABLE = "SEEKABLE_TESTS_MEASURE"
+VARIABLE = "TESTS_MEASURE_COVERAGE"
 """Set while coverage is measured, for the workers of pytest and the processes that they start."""
 
 _coverage: Coverage | None = None

@@ -189,7 +189,7 @@ def response_to(connection: socket.socket) -> httpx.Response | None:
     with suppress(ConnectionError):
         while data := connection.recv(1 << 16):
             received += data
-            if received.endswith(b"}"):
+            if received.endswith(b"}\n"):
                 break
     if not received:
         return None

@@ -71,7 +71,7 @@ class Client:
             connection.request("GET", self.film, "Range: bytes=0-2999999")
             for _ in range(10):
                 time.sleep(0.02)
-                connection.read_some(5000)
+                connection.receive_more(5000)
             assert_equal(connection.receive_response().content, FILM[:3_000_000])
 
     def pipeline(self) -> None:
