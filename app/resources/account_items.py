@@ -74,7 +74,11 @@ class LinkList(BaseModel):
 
 
 @router.get(
-    "/account/links", operation_id="links_list", response_model=LinkList, responses=problems(401, 403, 503)
+    "/account/links",
+    operation_id="links_list",
+    summary="List your links",
+    response_model=LinkList,
+    responses=problems(401, 403, 503),
 )
 async def list_links(
     request: Request, services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep
@@ -88,6 +92,7 @@ async def list_links(
 @router.post(
     "/account/links",
     operation_id="links_create",
+    summary="Create a link to a file or a playlist",
     status_code=201,
     response_model=LinkInfo,
     openapi_extra=body_schema(NewLink),
@@ -123,6 +128,7 @@ async def make_link(
 @router.delete(
     "/account/links/{link_id}",
     operation_id="links_revoke",
+    summary="Revoke a link",
     status_code=204,
     response_class=Response,
     responses=problems(401, 403, 404, 503),
@@ -182,7 +188,11 @@ class InviteList(BaseModel):
 
 
 @router.get(
-    "/invites", operation_id="invites_list", response_model=InviteList, responses=problems(401, 403, 503)
+    "/invites",
+    operation_id="invites_list",
+    summary="List all invites",
+    response_model=InviteList,
+    responses=problems(401, 403, 503),
 )
 async def list_invites(accounts: AccountsDep, principal: AccountHolderDep) -> InviteList:
     """The invites; for administrators."""
@@ -192,6 +202,7 @@ async def list_invites(accounts: AccountsDep, principal: AccountHolderDep) -> In
 @router.post(
     "/invites",
     operation_id="invites_create",
+    summary="Create an invite",
     status_code=201,
     response_model=MadeInvite,
     openapi_extra=body_schema(NewInvite),
@@ -213,6 +224,7 @@ async def make_invite(
 @router.delete(
     "/invites/{invite_id}",
     operation_id="invites_revoke",
+    summary="Revoke an invite",
     status_code=204,
     response_class=Response,
     responses=problems(401, 403, 404, 503),
@@ -259,7 +271,11 @@ class TokenList(BaseModel):
 
 
 @router.get(
-    "/account/tokens", operation_id="tokens_list", response_model=TokenList, responses=problems(401, 403, 503)
+    "/account/tokens",
+    operation_id="tokens_list",
+    summary="List your tokens",
+    response_model=TokenList,
+    responses=problems(401, 403, 503),
 )
 async def list_tokens(accounts: AccountsDep, principal: AccountHolderDep) -> TokenList:
     """The tokens of the account."""
@@ -269,6 +285,7 @@ async def list_tokens(accounts: AccountsDep, principal: AccountHolderDep) -> Tok
 @router.post(
     "/account/tokens",
     operation_id="tokens_create",
+    summary="Create a token",
     status_code=201,
     response_model=MadeToken,
     openapi_extra=body_schema(NewToken),
@@ -285,6 +302,7 @@ async def make_token(
 @router.delete(
     "/account/tokens/{token_id}",
     operation_id="tokens_revoke",
+    summary="Revoke a token",
     status_code=204,
     response_class=Response,
     responses=problems(401, 403, 404, 503),

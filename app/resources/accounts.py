@@ -121,6 +121,7 @@ async def require_own_page(request: Request, services: ServicesDep) -> None:
 @router.post(
     "/sign-up",
     operation_id="accounts_sign_up",
+    summary="Create an account",
     dependencies=[Depends(require_own_page)],
     status_code=201,
     response_model=AccountInfo,
@@ -150,6 +151,7 @@ async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep
 @router.post(
     "/login",
     operation_id="accounts_log_in",
+    summary="Log in",
     dependencies=[Depends(require_own_page)],
     response_model=AccountInfo,
     openapi_extra=body_schema(Credentials),
@@ -238,6 +240,7 @@ def _local_target(request: Request, target: str) -> str:
 @router.post(
     "/logout",
     operation_id="accounts_log_out",
+    summary="Log out",
     status_code=204,
     response_class=Response,
     responses={
@@ -266,7 +269,11 @@ def _logged_out(request: Request, services: Services) -> Response:
 
 
 @router.get(
-    "/account", operation_id="accounts_get", response_model=AccountInfo, responses=problems(401, 403, 503)
+    "/account",
+    operation_id="accounts_get",
+    summary="Get your account",
+    response_model=AccountInfo,
+    responses=problems(401, 403, 503),
 )
 async def account(services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep) -> Response:
     """The account of the caller."""
@@ -278,6 +285,7 @@ async def account(services: ServicesDep, accounts: AccountsDep, principal: Accou
 @router.post(
     "/account/password",
     operation_id="accounts_change_password",
+    summary="Change your password",
     status_code=204,
     response_class=Response,
     openapi_extra=body_schema(PasswordChange),
@@ -303,6 +311,7 @@ async def change_password(
 @router.get(
     "/account/delete",
     operation_id="accounts_preview_deletion",
+    summary="Preview the deletion of your account",
     response_model=DeletionPreview,
     responses=problems(401, 403, 503),
 )
@@ -319,6 +328,7 @@ async def preview_deletion(
 @router.post(
     "/account/delete",
     operation_id="accounts_delete",
+    summary="Delete your account",
     dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,

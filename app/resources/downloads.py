@@ -74,21 +74,28 @@ router = APIRouter()
 
 # The first route is the one that players request most.
 @router.head("/files/{path:file}", include_in_schema=False)
-@router.get("/files/{path:file}", operation_id="files_get", **{**_STREAM, "responses": _RESPONSES_OR_FOLDER})
+@router.get(
+    "/files/{path:file}",
+    operation_id="files_get",
+    summary="Get a file by its path",
+    **{**_STREAM, "responses": _RESPONSES_OR_FOLDER},
+)
 def get_file(library: LibraryDep, path: FilePath, query: Annotated[Download, Query()]) -> Address:
     """A file, whole or in ranges, by its path."""
     return Key.at(library, path)
 
 
 @router.head("/file/stream", include_in_schema=False)
-@router.get("/file/stream", operation_id="files_stream", **_STREAM)
+@router.get(
+    "/file/stream", operation_id="files_stream", summary="Get a file by folder and filename", **_STREAM
+)
 def stream_file(library: LibraryDep, query: Annotated[DownloadByName, Query()]) -> Address:
     """A file, whole or in ranges, by folder and filename."""
     return Key.of(library, query.folder, query.filename)
 
 
 @router.head("/stream/{id}", include_in_schema=False)
-@router.get("/stream/{id}", operation_id="files_stream_by_id", **_STREAM)
+@router.get("/stream/{id}", operation_id="files_stream_by_id", summary="Get a file by its id", **_STREAM)
 def stream_file_by_id(library: LibraryDep, id: str, query: Annotated[Download, Query()]) -> Address:
     """A file, whole or in ranges, by the id in its JSON, which outlives a move."""
     return FileId(library, id)

@@ -143,6 +143,7 @@ Sid = Annotated[str | None, Query(max_length=MAX_SID_LENGTH, description=_SID)]
 @uploads.post(
     "/file/upload",
     operation_id="files_upload",
+    summary="Upload a file from a form",
     dependencies=[Depends(require_writable)],
     status_code=201,
     response_model=StoredFile | Receipt,
@@ -180,6 +181,7 @@ async def upload_file(
 @router.put(
     "/files/{path:rest}",
     operation_id="files_put",
+    summary="Store a file at a path",
     dependencies=[Depends(require_writable)],
     response_model=StoredFile | Receipt,
     status_code=201,
@@ -232,6 +234,7 @@ async def put_file(
 @router.delete(
     "/files/{path:rest}",
     operation_id="files_delete",
+    summary="Delete a file",
     dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,
@@ -311,6 +314,7 @@ _PATCH: dict[str, Any] = {
 @router.patch(
     "/files/{path:rest}",
     operation_id="files_move",
+    summary="Move or rename a file",
     dependencies=[Depends(require_writable)],
     response_model=StoredFile | Receipt,
     openapi_extra=_PATCH,

@@ -37,9 +37,16 @@ class Readiness(Health):
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", operation_id="health_get", response_model=Health)
+@router.get(
+    "/health", operation_id="health_get", summary="Check that the server responds", response_model=Health
+)
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", operation_id="health_get_live", response_model=Health)
+@router.get(
+    "/health/live",
+    operation_id="health_get_live",
+    summary="Check that the process is alive",
+    response_model=Health,
+)
 async def live(response: Response) -> Health:
     """The process responds."""
     response.headers["cache-control"] = "no-store"
@@ -48,7 +55,11 @@ async def live(response: Response) -> Health:
 
 @router.head("/health/ready", include_in_schema=False)
 @router.get(
-    "/health/ready", operation_id="health_get_ready", response_model=Readiness, responses=problems(503)
+    "/health/ready",
+    operation_id="health_get_ready",
+    summary="Check that the server is ready",
+    response_model=Readiness,
+    responses=problems(503),
 )
 async def ready(request: Request, response: Response, services: ServicesDep) -> Readiness:
     """Storage and databases respond; otherwise 503 names those that do not. 503 during shutdown, too."""

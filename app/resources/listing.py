@@ -102,6 +102,7 @@ router = APIRouter()
 @router.get(
     "/files",
     operation_id="files_list",
+    summary="List the files of a folder",
     response_model=FileList,
     responses={
         200: {"description": "A page of the list.", "headers": response_headers("Link")},

@@ -27,7 +27,11 @@ def _responses(format: Format) -> dict[int | str, dict[str, Any]]:
 
 @router.head("/playlist.m3u", include_in_schema=False)
 @router.get(
-    "/playlist.m3u", operation_id="playlists_get_m3u", response_class=Response, responses=_responses(M3U)
+    "/playlist.m3u",
+    operation_id="playlists_get_m3u",
+    summary="Get a folder as an M3U playlist",
+    response_class=Response,
+    responses=_responses(M3U),
 )
 async def m3u_playlist(
     request: Request, services: ServicesDep, listing: ListingDep, principal: PrincipalDep
@@ -38,7 +42,11 @@ async def m3u_playlist(
 
 @router.head("/playlist.xspf", include_in_schema=False)
 @router.get(
-    "/playlist.xspf", operation_id="playlists_get_xspf", response_class=Response, responses=_responses(XSPF)
+    "/playlist.xspf",
+    operation_id="playlists_get_xspf",
+    summary="Get a folder as an XSPF playlist",
+    response_class=Response,
+    responses=_responses(XSPF),
 )
 async def xspf_playlist(
     request: Request, services: ServicesDep, listing: ListingDep, principal: PrincipalDep

@@ -9,7 +9,7 @@ import pytest
 
 from app.accounts.models import Scope
 from tests.http.accounts.conftest import AccountServer, User, basic, bearer, run_account_server
-from tests.http.test_openapi import OPERATION_ID, keys_of, operation_ids
+from tests.http.test_openapi import OPERATION_ID, SUMMARY, keys_of, operation_ids, summaries
 from tests.support import NewLibrary
 
 FOR_EVERYBODY = {"/sign-up", "/login", "/health", "/health/live", "/health/ready"}
@@ -34,6 +34,12 @@ def test_operation_ids_are_noun_and_verb(user: User) -> None:
     names = operation_ids(user.request("GET", "/openapi.json").json())
     assert len(names) == len(set(names)) > 25
     assert [name for name in names if not OPERATION_ID.fullmatch(name)] == []
+
+
+def test_summaries_are_imperative_and_unique(user: User) -> None:
+    texts = summaries(user.request("GET", "/openapi.json").json())
+    assert len(texts) == len(set(texts)) > 25
+    assert [text for text in texts if not SUMMARY.fullmatch(text) or len(text) > 40] == []
 
 
 def test_document_is_valid(user: User) -> None:
