@@ -12,7 +12,6 @@ from app.resources import (
     account_items,
     accounts,
     autoindex,
-    docs,
     downloads,
     files,
     health,
@@ -43,7 +42,7 @@ _ACCOUNTS = (
 )
 _OTHERS = (
     health.router,
-    docs.router,
+    openapi.router,
     ui.router,
     manual.router,
     sockets.router,

@@ -1,18 +1,28 @@
-"""The OpenAPI document: components, tags and security, which FastAPI does not derive from the routes."""
+"""The OpenAPI document, with what FastAPI does not derive from the routes, and the API docs at /docs.
+
+This server also serves the assets of the docs.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from importlib.resources import files
 from typing import Any
 
+from fastapi import APIRouter, Request
 from fastapi.dependencies.models import Dependant
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from app.accounts.models import Scope
-from app.resources.dependencies import get_account_holder
-from app.resources.docs import PUBLIC_PATHS
+from app.resources import rendering
+from app.resources.dependencies import base_path, get_account_holder
 from app.resources.errors import PROBLEMS, Problem, problems
+from app.resources.middleware.authentication import PUBLIC_PATHS
 from app.resources.middleware.host_guard import SAFE_METHODS
+from app.resources.rendering import JSON, StaticAssets
 
 DESCRIPTION = """
 Upload a film, play it anywhere, seek to any byte. See also [Help](help/).
@@ -91,6 +101,19 @@ _SCHEMES: dict[str, dict[str, Any]] = {
         "description": "A token of `tokens_create`. `read` permits GET and HEAD, `write` all other methods.",
     },
     "link": {"type": "apiKey", "in": "query", "name": "link", "description": "The signature of a link."},
+}
+
+ASSETS = StaticAssets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
+
+_PAGE_HEADERS = {
+    # Swagger UI has an inline script and images in its styles. It may call this server only, and no other
+    # site may frame it.
+    "content-security-policy": "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
 }
 
 _OPENED_BY_LINKS = ("files_get", "playlists_get_m3u", "playlists_get_xspf")
@@ -241,3 +264,42 @@ def _name_body(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
             schemas.update(media["schema"].pop("$defs", {}))
             schemas[name] = media["schema"]
             media["schema"] = {"$ref": f"#/components/schemas/{name}"}
+
+
+router = APIRouter(include_in_schema=False)
+router.include_router(ASSETS.router)
+
+
+@router.head("/openapi.json")
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document, whose operations lie below the path that a proxy puts this server below."""
+    document, root = request.app.openapi(), request.scope.get("root_path", "")
+    if root:
+        document = {**document, "servers": [{"url": root}]}
+    return JSON(document, headers={"cache-control": "no-cache"})
+
+
+@router.head("/docs")
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The API docs."""
+    root = base_path(request.scope)
+    assets = f"{root}{ASSETS.path}"
+    response = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="Seekable",
+        swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+        swagger_css_url=f"{assets}/swagger-ui.css",
+        swagger_favicon_url=f"{assets}/favicon.png",
+        swagger_ui_parameters={"tryItOutEnabled": True},
+    )
+    html = bytes(response.body).decode().replace("<html>", '<html lang="en">')
+    ours = f"{root}{rendering.ASSETS.path}"
+    head = (
+        '<meta name="color-scheme" content="light dark">\n'
+        f'<link rel="stylesheet" href="{ours}/docs.css">\n'
+        f'<script src="{ours}/docs.js"></script>\n'
+        "</head>"
+    )
+    return HTMLResponse(html.replace("</head>", head), headers=_PAGE_HEADERS)

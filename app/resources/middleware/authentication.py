@@ -19,16 +19,30 @@ from app.accounts.models import Scope as TokenScope
 from app.accounts.principals import Authenticator, Principal
 from app.accounts.revocation import RevocationMonitor
 from app.http.content_negotiation import accepts_html
-from app.resources import manual, session_cookies
+from app.resources import session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
-from app.resources.docs import API_DOCS_PATHS, PUBLIC_PATHS
 from app.resources.errors import EXPECTED_ERRORS, error_response
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
 from app.resources.request_body import client_key
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, normalize_folder
 
-PUBLIC_FOLDERS = ("/assets/", manual.ROOT)
+PUBLIC_PATHS = (
+    "/favicon.ico",
+    "/help",
+    "/login",
+    "/sign-up",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+)
+"""The paths that need no login."""
+
+API_DOCS_PATHS = ("/docs", "/openapi.json")
+"""The paths that need none unless SEEKABLE_API_DOCS=login: they contain nothing of an account."""
+
+PUBLIC_FOLDERS = ("/assets/", "/help/")
 """The paths of scripts, styles and icons, and of the documentation; never of uploads."""
 
 REVOKED = "The account, or the login, password, token or link of this request, was revoked meanwhile."
