@@ -31,9 +31,10 @@ from app.storage.ignored_names import IgnoredNames
 from app.storage.leases import LeaseStore
 from app.storage.types import RESERVED
 
+_NO_FOLDER = "This is not a folder."
 _FOLDER_ERRORS = {
-    errno.EEXIST: "This is not a folder.",
-    errno.ENOTDIR: "This is not a folder.",
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
     errno.EACCES: "This user cannot write there.",
     errno.EPERM: "This user cannot write there.",
     errno.EROFS: "Its file system is read-only.",
@@ -134,13 +135,13 @@ def _default_file(settings: Settings) -> Path:
 def _state_file(settings: Settings, suffix: str) -> Path:
     """Return a path in the user's state folder for data of a read-only library, by its device and inode.
 
-    Raises ConfigurationError if the library does not exist, or if the state folder is in it.
+    Raises StorageUnavailable if the library does not exist, ConfigurationError if the state folder is in it.
     """
     files_dir = settings.files_dir
     try:
         place = inode_volume(files_dir.stat())
     except OSError as error:
-        raise ConfigurationError(f"SEEKABLE_FILES_DIR={files_dir}: {error.strerror}.") from None
+        raise StorageUnavailable(f"SEEKABLE_FILES_DIR={files_dir}: {error.strerror}.") from None
     folder = _state_folder()
     if any(path.exists() and path.samefile(files_dir) for path in (folder, *folder.parents)):
         raise ConfigurationError(
@@ -151,11 +152,11 @@ def _state_file(settings: Settings, suffix: str) -> Path:
 
 
 def _make_state_folder(path: Path) -> None:
-    """Create the folder, for this user only. Raises ConfigurationError."""
+    """Create the folder, for this user only. Raises StorageUnavailable."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(
+        raise StorageUnavailable(
             f"{path}, for the database of a read-only library, cannot be made: {error.strerror}. Set "
             "SEEKABLE_DATABASE_URL or XDG_STATE_HOME."
         ) from None
@@ -223,9 +224,17 @@ def _is_within(folder: Path, other: Path) -> bool:
     )
 
 
+class _FolderError(StorageUnavailable):
+    """An error of the folder, which the message names."""
+
+
 @contextmanager
 def _folder_errors(settings: Settings) -> Iterator[None]:
-    """Turn errors of the folder into ConfigurationError."""
+    """Name the folder in errors.
+
+    A file in its place is a wrong setting. All other errors may end without a change of the settings: until
+    its disk is mounted, a folder is missing, empty, or another user's.
+    """
     try:
         yield
     except StorageError as error:
@@ -238,13 +247,16 @@ def _folder_errors(settings: Settings) -> Iterator[None]:
                 f"{reason} To serve it as it is, use `seekable serve --read-only`, or set "
                 "SEEKABLE_READ_ONLY=true."
             )
-        raise ConfigurationError(f"SEEKABLE_FILES_DIR={settings.files_dir}: {reason or error}") from error
+        kind = ConfigurationError if reason == _NO_FOLDER else _FolderError
+        raise kind(f"SEEKABLE_FILES_DIR={settings.files_dir}: {reason or error}") from error
 
 
 @contextmanager
 def _name_in_errors(database: Database) -> Iterator[None]:
     try:
         yield
+    except _FolderError:
+        raise
     except StorageError as error:
         raise type(error)(f"{database.name}: {error}") from error
 

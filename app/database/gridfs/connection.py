@@ -67,11 +67,16 @@ _UNESCAPED = "Write / in the name and the password of the user as %2F, ? as %3F,
 
 
 def _checked(url: str) -> dict[str, Any]:
-    """Return the parts of a URL. Raises ValueError without any part of an unescaped password."""
+    """Return the parts of a URL, which mongodb+srv:// looks up in the DNS.
+
+    Raises StorageUnavailable if a lookup fails, and ValueError without any part of an unescaped password.
+    """
     try:
         parsed: dict[str, Any] = parse_uri(url)
     except PyMongoError as error:
         message = str(error)
+        if error.__cause__ is not None:  # of the DNS
+            raise StorageUnavailable(message) from error
     else:
         message = parsed["database"] or ""  # after an unescaped slash, the password would be the name
         if "@" not in message:
@@ -83,7 +88,8 @@ class Connection:
     """One MongoDB database: the one with this `name`, else the one in the URL, else the `default`.
 
     An acknowledged write is on the disks of a majority of nodes, and reads return only such writes.
-    Raises ConfigurationError, which names the `setting`, if the URL is invalid.
+    Raises ConfigurationError if the URL is invalid, and StorageUnavailable if the DNS does not know its host;
+    both name the `setting`.
     """
 
     schema: Collection[RawDocument]
@@ -99,6 +105,8 @@ class Connection:
             database = self.client[name] if name else self.client.get_default_database(default)
         except (PyMongoError, ValueError, OSError) as error:  # OSError: a certificate file is missing
             raise ConfigurationError(f"{setting}: {error}") from None
+        except StorageUnavailable as error:
+            raise StorageUnavailable(f"{setting}: {error}") from None
         self._database = database.with_options(
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),

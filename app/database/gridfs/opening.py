@@ -135,7 +135,7 @@ def _reason(error: StorageError) -> str:
     if not isinstance(cause, ServerSelectionTimeoutError):
         return ""
     reason = re.split(r" \(configured timeouts|, Timeout: ", str(cause))[0]
-    return f" ({reason})"
+    return f" The driver reports: {reason.rstrip('.')}."
 
 
 # The version of the schema

@@ -175,7 +175,7 @@ class Postgresql(Database):
                 encoding = connection.scalar(text("SHOW server_encoding"))
         except DBAPIError as error:
             reason = str(error.orig).partition("\n")[0].removeprefix("connection failed: ")
-            raise StorageUnavailable(f"SEEKABLE_DATABASE_URL={self.name}: {reason}") from error
+            raise StorageUnavailable(f"SEEKABLE_DATABASE_URL={self.name}: {reason.rstrip('.')}.") from error
         if encoding != "UTF8":
             raise ConfigurationError(
                 f"SEEKABLE_DATABASE_URL={self.name}: The encoding of the database is {encoding}. Create it "

@@ -449,7 +449,7 @@ def test_uploaded_env_file_is_ignored_at_next_start(workdir: Path) -> None:
     assert "is not read" in run_command(workdir, "scan", **films)[1]
     (workdir / ".env").write_text("SEEKABLE_FILES_DIR=.\n")
     for command in (("serve", "--port", "0"), ("scan",), ("account", "list")):
-        assert "lies in the library that it names" in start_error(workdir, *command)
+        assert "lies in the library that it names" in start_error(workdir, *command, expected=2)
     status, output = run_command(workdir, "doctor")
     assert status == 1
     assert re.search(r"fix: .* lies in the library that it names", output)
@@ -459,7 +459,7 @@ def test_env_file_is_refused_when_not_utf8(workdir: Path) -> None:
     (workdir / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode("latin-1"))
     message = f"{workdir}/.env is not in UTF-8. Save it in UTF-8.\n"
     for command in (("serve", "--port", "0"), ("copy", "--to", "gridfs")):
-        assert start_error(workdir, *command) == f"Error: {message}"
+        assert start_error(workdir, *command, expected=2) == f"Error: {message}"
     status, output = run_command(workdir, "doctor", "--quiet")
     assert (status, output) == (1, f"fix: {message}")
     assert {path.name for path in workdir.iterdir()} == {".env"}
@@ -656,10 +656,14 @@ subprocess.run(["sh", "-c", mounts], check=True)
 """Code that remounts files/ read-only for this process alone, as root or not, like unshare(1)."""
 
 
-def start_error(workdir: Path, *arguments: object, **options: Any) -> str:
-    """Run a command that refuses to start, and return its one sentence."""
+def start_error(workdir: Path, *arguments: object, expected: int = 1, **options: Any) -> str:
+    """Run a command that refuses to start, and return its one sentence.
+
+    The `expected` status is 2 for wrong settings. Other errors may end by themselves, so that systemd tries
+    again.
+    """
     status, output = run_command(workdir, *arguments, **options)
-    assert status in (1, 2), output
+    assert status == expected, output
     assert re.fullmatch(r"Error: .+\.\n", output), output
     return output
 
@@ -713,8 +717,9 @@ def test_serve_is_refused_when_host_is_not_local(host: str, reason: str, workdir
 
 def test_start_is_refused_when_files_folder_is_a_file(workdir: Path) -> None:
     (workdir / "files").write_bytes(b"")
-    assert serve_and_migrate_error(workdir) == "Error: SEEKABLE_FILES_DIR=files: This is not a folder.\n"
-    output = serve_and_migrate_error(workdir, SEEKABLE_FILES_DIR="files/inside")
+    output = serve_and_migrate_error(workdir, expected=2)
+    assert output == "Error: SEEKABLE_FILES_DIR=files: This is not a folder.\n"
+    output = serve_and_migrate_error(workdir, expected=2, SEEKABLE_FILES_DIR="files/inside")
     assert output == "Error: SEEKABLE_FILES_DIR=files/inside: This is not a folder.\n"
 
 
@@ -733,6 +738,33 @@ def test_start_is_refused_when_files_folder_is_not_writable(folder: str, workdir
         "Error: SEEKABLE_FILES_DIR=files: This user cannot write there. "
         "To serve it as it is, use `seekable serve --read-only`, or set SEEKABLE_READ_ONLY=true.\n"
     )
+
+
+BAD_DISK = """
+import errno, os
+def mkdir(*arguments, **options):
+    raise OSError(errno.{error}, os.strerror(errno.{error}))
+os.mkdir = mkdir
+"""
+"""Code after which the disk takes no new folder."""
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO", "ENOTCONN"])
+def test_start_fails_when_disk_is_full_or_failing(error: str, workdir: Path) -> None:
+    output = serve_and_migrate_error(workdir, first=BAD_DISK.format(error=error))
+    assert output.startswith("Error: SEEKABLE_FILES_DIR=files: ")
+
+
+def test_start_fails_when_postgresql_is_unreachable(workdir: Path) -> None:
+    url = f"postgresql://127.0.0.1:{free_port()}/films"
+    assert "Connection refused" in serve_and_migrate_error(workdir, SEEKABLE_DATABASE_URL=url)
+
+
+@pytest.mark.parametrize("url", ["mongodb://127.0.0.1:{}/films", "mongodb+srv://films.invalid/films"])
+def test_start_fails_when_mongodb_is_unreachable(url: str, workdir: Path) -> None:
+    mongodb = {"SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": url.format(free_port())}
+    output = serve_and_migrate_error(workdir, **mongodb)
+    assert re.match("Error: (MongoDB at 127.0.0.1:|SEEKABLE_MONGODB_URL: .*films.invalid)", output), output
 
 
 WITHOUT_LINKS = """
@@ -767,7 +799,7 @@ def test_start_is_refused_when_database_is_not_writable(workdir: Path) -> None:
 @pytest.mark.parametrize("command", ["scan", "verify"])
 def test_scan_and_verify_create_no_library(command: str, workdir: Path) -> None:
     """If they did, a missing disk would look like an empty library without faults."""
-    output = start_error(workdir, command)
+    output = start_error(workdir, command, expected=2)
     assert (
         output == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` creates one.\n"
     )

@@ -194,7 +194,7 @@ def test_setting_leaves_writable_folder_unchanged(
 def test_unwritable_folder_is_served_when_setting_is_true(shared: Path, tmp_path: Path) -> None:
     (shared / "files").chmod(0o555)
     status, output = run_command(shared, "serve", "--port", "0", bound=True)
-    assert status == 2
+    assert status == 1
     assert "This user cannot write there. To serve it as it is, use `seekable serve --read-only`" in output
     read_only = {"SEEKABLE_READ_ONLY": "true", "XDG_STATE_HOME": str(tmp_path / "state")}
     assert run_command(shared, "scan", bound=True, **read_only)[0] == 0
@@ -212,7 +212,7 @@ def test_folder_of_another_user_is_served_read_only(workdir: Path, tmp_path: Pat
     assert (status, output.splitlines()[0]) == (0, "2 files, 2 created"), output
     (workdir / "files").chmod(0o300)
     status, output = run_command(workdir, "serve", "files", "--read-only", "-p", "0", bound=True, **state)
-    assert status == 2
+    assert status == 1
     assert output == f"Error: SEEKABLE_FILES_DIR={workdir}/files: This user cannot read it.\n"
     (workdir / "files").chmod(0)
     status, output = run_command(workdir, "serve", "files/series", bound=True, **state)
@@ -222,16 +222,16 @@ def test_folder_of_another_user_is_served_read_only(workdir: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "expected", "message"),
     [
-        ({"SEEKABLE_FILES_DIR": "none"}, "SEEKABLE_FILES_DIR=none: No such file or directory."),
-        ({"XDG_STATE_HOME": "{workdir}/files/state"}, "would be in the library itself"),
-        ({"XDG_STATE_HOME": "/proc/none"}, "cannot be made: "),
-        ({"XDG_STATE_HOME": "", "HOME": "nowhere"}, "This user has no home folder"),
+        ({"SEEKABLE_FILES_DIR": "none"}, 1, "SEEKABLE_FILES_DIR=none: No such file or directory."),
+        ({"XDG_STATE_HOME": "{workdir}/files/state"}, 2, "would be in the library itself"),
+        ({"XDG_STATE_HOME": "/proc/none"}, 1, "cannot be made: "),
+        ({"XDG_STATE_HOME": "", "HOME": "nowhere"}, 2, "This user has no home folder"),
     ],
 )
 def test_read_only_library_is_refused_when_database_has_no_folder(
-    settings: dict[str, str], message: str, tmp_path: Path
+    settings: dict[str, str], expected: int, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "files").mkdir()
     environment = {name: value.format(workdir=tmp_path) for name, value in settings.items()}
@@ -241,7 +241,7 @@ def test_read_only_library_is_refused_when_database_has_no_folder(
             *command,
             **{"SEEKABLE_READ_ONLY": "true", "XDG_STATE_HOME": str(tmp_path)} | environment,
         )
-        assert status == 2
+        assert status == expected
         assert re.fullmatch(r"Error: .+\.\n", output), output
         assert message in output
     assert list((tmp_path / "files").iterdir()) == []

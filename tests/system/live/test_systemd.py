@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from websockets.sync.client import connect
 
@@ -74,6 +75,11 @@ def test_systemd_kills_no_server_that_ends_its_transfers() -> None:
     defaults = Settings.model_fields
     patience = defaults["shutdown_delay"].default + defaults["shutdown_timeout"].default
     assert seconds == patience + MARGIN_S
+
+
+def test_systemd_starts_no_server_with_wrong_settings_again() -> None:
+    assert directives(UNIT, "Restart") == ["on-failure"]
+    assert directives(UNIT, "RestartPreventExitStatus") == [str(click.UsageError.exit_code)]
 
 
 def test_server_works_under_filters_of_unit(sandbox: tuple[str, ...], tmp_path: Path) -> None:
