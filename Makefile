@@ -41,7 +41,8 @@ test: install ## run every test, real clients included (ARGS="-k range")
 	@$(BIN)/python -m tests.system.live.node
 	$(BIN)/python -m pytest -p tests.support.measuring -n 2 --dist worksteal --durations=25 $(ARGS)
 
-soak: install ## run the tests that are too long for `make test`: memory under load, kill -9 at each call, long faults
+soak: install ## run the tests that are too long for `make test`: memory, kill -9 at each call, long films, Firefox, WebKit
+	@sh tests/support/tools.sh soak
 	$(BIN)/python tests/system/soak/memory.py $(ARGS)
 	$(BIN)/python tests/system/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the real clients that the tests drive. Where that is not allowed it says in one line what is missing, and the
 # tests that need it skip; in CI (CI set) something missing is a failure, so that no test is skipped there unnoticed.
+# `tools.sh soak` adds the browsers of `make soak`: half a gigabyte.
 set -eu
 
 # vlc-bin and vlc-plugin-base are VLC without a window: all that `vlc -I oldrc` needs, a fraction of the package vlc.
@@ -37,6 +38,15 @@ locale-gen locales
 lowntfs-3g ntfs-3g
 mkntfs    ntfs-3g
 '
+
+# GStreamer's plugins let WebKit play H.264 and AAC.
+if [ "${1:-}" = soak ]; then
+    tools="$tools
+firefox-esr     firefox-esr
+Xvfb            xvfb
+WebKitWebDriver webkit2gtk-driver gstreamer1.0-libav gstreamer1.0-plugins-good
+"
+fi
 
 # Fills $commands and $packages with what is missing.
 look() {
