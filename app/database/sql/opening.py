@@ -67,8 +67,9 @@ def _load_driver() -> None:
         import_module("psycopg")
     except ImportError:
         raise ConfigurationError(
-            "SEEKABLE_DATABASE_URL names PostgreSQL, and its driver is not installed. Install the extra: "
-            "pip install 'seekable[postgresql]', or in a checkout: make run EXTRAS=postgresql."
+            "SEEKABLE_DATABASE_URL names PostgreSQL, and its driver is not installed. In a checkout of "
+            "Seekable, run uvx --from '.[postgresql]' seekable serve or make run EXTRAS=postgresql, or "
+            "install the extra with pip install '.[postgresql]' (pipx install --force '.[postgresql]')."
         ) from None
 
 

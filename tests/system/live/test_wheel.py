@@ -165,5 +165,10 @@ def test_missing_driver_is_one_sentence_with_remedy(
     with program(empty_folder, installed / "seekable", command, **database) as running:
         assert running.process.wait(30) == 2
         (line,) = running.log().splitlines()
-    assert "pip install 'seekable[postgresql]'" in line
-    assert "make run EXTRAS=postgresql" in line
+    for remedy in (
+        "uvx --from '.[postgresql]' seekable serve",
+        "make run EXTRAS=postgresql",
+        "pip install '.[postgresql]'",
+        "pipx install --force '.[postgresql]'",
+    ):
+        assert remedy in line
