@@ -30,11 +30,9 @@ run-gridfs: $(DEV) ## start a MongoDB in .mongodb and the server over its GridFS
 	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
 check: lint ## run lint, and the unit and contract tests on SQLite: a minute or two (ARGS="-k range")
-	$(BIN)/pytest -q -n 3 --dist worksteal -k '$(ON_SQLITE)' $(ARGS) tests/unit tests/contracts
+	$(BIN)/pytest -q -n 3 --dist worksteal --on-sqlite $(ARGS) tests/unit tests/contracts
 
 # Three workers on two cores: many tests wait for the disk or a clock.
-# Tests of another database name it in their id, module or folder. tmpfs repeats tests of the disk.
-ON_SQLITE := not (gridfs or mongo or postgresql or tmpfs)
 
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/support/tools.sh

@@ -25,6 +25,21 @@ BACKENDS: dict[str, NewLibrary] = {
 }
 
 
+_ON_OTHERS = re.compile("gridfs|mongo|postgresql|tmpfs", re.IGNORECASE)
+"""Matches the ids of tests of another database, and of those that repeat tests of the disk on tmpfs."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--on-sqlite", action="store_true", help="leave out the tests of other databases")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--on-sqlite"):
+        others = [item for item in items if _ON_OTHERS.search(item.nodeid)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if not _ON_OTHERS.search(item.nodeid)]
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
