@@ -43,8 +43,17 @@ _REPETITIONS = (
     "ASGI callable returned without completing response.",
 )
 
-# Parameters of signed links and invites, also in the target of a redirect after a login.
-_SECRET = re.compile(r"((?:link|invite)(?:=|%3[Dd]))[^&\s]+")
+
+def _spellings(text: str) -> str:
+    """Return an expression for the text with any characters percent-encoded, also more than once."""
+    return "".join(f"(?:{c}|%(?:25)*{ord(c):x})" for c in text)
+
+
+# Parameters of signed links and invites, also in the target of a redirect after a login. The server decodes
+# their names.
+_SECRET = re.compile(
+    rf"((?:{_spellings('link')}|{_spellings('invite')}){_spellings('=')})[^&\s]+", re.IGNORECASE
+)
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from app.logs import (
     LineFormatter,
     describe_exception,
     escaped,
+    without_secrets,
 )
 
 
@@ -156,6 +157,23 @@ def test_record_is_one_line_of_time_level_and_message(output: str, shown: str) -
     found = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d WARNING (.*)", output)
     assert found is not None
     assert found[1] == shown
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/files/a.mp4?link=secret",
+        "/sign-up?%69nvite=secret",
+        "/sign-up?%69%6Evi%74%65=secret",
+        "/files/a?x=link=&%6cin%6B=secret",
+        "/login?next=/files/a%3Flink%3Dsecret",
+        "/login?next=/sign-up%3F%2569nvite%253dsecret",
+    ],
+)
+def test_secret_in_target_is_masked_in_every_spelling(target: str) -> None:
+    shown = record("%s", f"{target}&folder=a")
+    assert without_secrets(shown)
+    assert shown.getMessage() == target.replace("secret", "...") + "&folder=a"
 
 
 def record(message: object, *arguments: object, name: str = "any") -> logging.LogRecord:
