@@ -28,10 +28,10 @@ MASK = "***"
 _WIDTH = 48
 """Columns of a setting, beside its source; a longer setting moves its source to the right."""
 
-# The drivers accept @ in a user's name, and any character in a password.
-_USER_PASSWORD = re.compile(r"(//[^/:]*:).*@", re.DOTALL)
+# The drivers accept @ in a user's name, and any character in a password. Paths of files and pages may have @.
+_USER = re.compile(r"^(?!sqlite|http)([a-z][a-z0-9+.-]*://)(.*)@", re.DOTALL | re.IGNORECASE)
 _PARAMETER_NAME = re.compile(r"(?:^|[?;])([^=?;]*)=")
-_SECRETS = re.compile("password|passwd|secret|token|authmechanismproperties", re.IGNORECASE)
+_SECRETS = re.compile("pass|secret|token|key|authmechanismproperties", re.IGNORECASE)
 _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 
 
@@ -50,7 +50,15 @@ class Setting:
 
 def mask(text: str) -> str:
     """Return a text without the passwords of a URL: the one of its user, and those in its parameters."""
-    return "&".join(map(_mask_parameters, _USER_PASSWORD.sub(rf"\1{MASK}@", text).split("&")))
+    return "&".join(map(_mask_parameters, _USER.sub(_mask_user, text, count=1).split("&")))
+
+
+def _mask_user(found: re.Match[str]) -> str:
+    """Mask the password of a user, or both if the name may be a part of an unescaped password."""
+    name, colon, _ = found[2].partition(":")
+    if re.search("[/?#&;=]", name):
+        return f"{found[1]}{MASK}@"
+    return f"{found[1]}{name}:{MASK}@" if colon else found[0]
 
 
 def _mask_parameters(text: str) -> str:
