@@ -18,18 +18,13 @@ _MAX_LENGTH = 4096
 _WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
-def accepts_html(headers: RawHeaders) -> bool:
-    """Return whether Accept names HTML; players and scripts accept any type."""
-    return _HTML in (field(headers, b"accept") or "")
-
-
-def asks_for_page(method: str, headers: RawHeaders) -> bool:
-    """Return whether the user opens an address in a browser, by a link, a bookmark or the address bar.
+def asks_for_page(headers: RawHeaders) -> bool:
+    """Return whether a browser shows the response: of a link, a bookmark, a form or the address bar.
 
     A browser then prefers HTML to any other type. Its scripts, media and images do not, nor do programs.
     Newer browsers name the destination of the response as well (Fetch Metadata: Sec-Fetch-Dest).
     """
-    if method not in ("GET", "HEAD") or lines(headers, b"sec-fetch-dest") not in ([], ["document"]):
+    if lines(headers, b"sec-fetch-dest") not in ([], ["document"]):
         return False
     accept = field(headers, b"accept") or ""
     if len(accept) > _MAX_LENGTH:

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 
 from app.accounts.errors import AccountError, BadCredentials, NotPermitted
 from app.accounts.models import Account, Destination
-from app.http.content_negotiation import accepts_html
+from app.http.content_negotiation import asks_for_page
 from app.http.errors import BodyError
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
 from app.resources import session_cookies
@@ -262,7 +262,7 @@ async def logout(request: Request, services: ServicesDep, accounts: AccountsDep)
 
 def _logged_out(request: Request, services: Services) -> Response:
     response = Response(status_code=204)
-    if accepts_html(request.scope["headers"]) and not is_json(request):
+    if asks_for_page(request.scope["headers"]) and not is_json(request):
         response = RedirectResponse(f"{base_path(request.scope)}/login", 303)
     session_cookies.delete(response, request, services.base_url)
     return response

@@ -162,7 +162,7 @@ def failure_response(
     if method not in ("GET", "HEAD"):
         return problem_response(failure.status, failure.detail, failure.headers)
     failure = replace(failure, headers={**failure.headers, "vary": PAGE_VARIES_BY})
-    if asks_for_page(method, request.scope["headers"]):
+    if asks_for_page(request.scope["headers"]):
         return (as_page or failure_page)(request, failure)
     return problem_response(failure.status, failure.detail, failure.headers)
 

@@ -18,7 +18,7 @@ from app.accounts.links import LinkKind
 from app.accounts.models import Scope as TokenScope
 from app.accounts.principals import Authenticator, Principal
 from app.accounts.revocation import RevocationMonitor
-from app.http.content_negotiation import accepts_html
+from app.http.content_negotiation import PAGE_VARIES_BY, asks_for_page
 from app.resources import session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
 from app.resources.errors import EXPECTED_ERRORS, error_response
@@ -92,14 +92,14 @@ class AuthenticationMiddleware:
 
 def _login_redirect(request: Request) -> Response | None:
     """Return a redirect to the login page for browsers; None for other clients."""
-    if not accepts_html(request.scope["headers"]):
+    if not asks_for_page(request.scope["headers"]):
         return None
     root = base_path(request.scope)
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     target = path.removeprefix(root) + (f"?{query}" if query else "")
     is_page = request.method in ("GET", "HEAD") and target != "/"
     location = f"{root}/login" + (f"?next={quote(target, safe='/')}" if is_page else "")
-    return RedirectResponse(location, 303, headers={"cache-control": "no-store", "vary": "accept"})
+    return RedirectResponse(location, 303, headers={"cache-control": "no-store", "vary": PAGE_VARIES_BY})
 
 
 async def _authorized(request: HTTPConnection) -> Principal:

@@ -494,11 +494,28 @@ def test_browser_is_redirected_to_login_and_back(account_server: AccountServer, 
         redirect = account_server.request("GET", target, headers=html)
         assert redirect.status_code == 303
         assert redirect.headers["cache-control"] == "no-store"
+        assert redirect.headers["vary"] == "accept, sec-fetch-dest"
         login = httpx.URL(redirect.headers["location"])
         assert login.path == "/login"
         form = {"email": user.email, "password": PASSWORD, "next": login.params["next"]}
         logged_in = account_server.request("POST", "/login", data=form, headers=html)
         assert (logged_in.status_code, logged_in.headers["location"]) == (303, target)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"accept": "*/*"},
+        {"accept": "application/json, text/html;q=0.9"},
+        {"accept": "text/html", "sec-fetch-dest": "empty"},
+        {"accept": "text/html,*/*;q=0.8", "sec-fetch-dest": "iframe"},
+    ],
+)
+def test_program_is_not_redirected_to_login(
+    account_server: AccountServer, check_problem: Any, headers: dict[str, str]
+) -> None:
+    """By the rule that decides who gets a page for any other error."""
+    check_problem(account_server.request("GET", "/files", headers=headers), 401)
 
 
 def test_script_gets_bearer_challenge_without_browser_dialog(
