@@ -1,6 +1,6 @@
 """Changes of the stored files: each is one write of one document, with checks before and after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from uuid import uuid4
 
@@ -32,6 +32,10 @@ _TOP_FOLDER_PREFIXES = ("", "/", "./", "//")
 
 LOOKUP_TIMEOUT_S = 1.0
 """Seconds to look up whether a write with a lost reply has happened."""
+
+MAX_ATTEMPTS = 300
+"""Attempts at a change. Each fails because a concurrent one was faster, or because of an index that an
+administrator has added."""
 
 NO_FILE = "There is no such file."
 
@@ -83,6 +87,14 @@ def path_conflicts(key: Key) -> list[RawDocument]:
     return above + beneath
 
 
+def _attempts() -> Iterator[int]:
+    """Yield the number of each attempt at a change. Raises StorageUnavailable after the last."""
+    yield from range(MAX_ATTEMPTS)
+    raise StorageUnavailable(
+        "Concurrent changes, or an index of the database, refuse this change. Try again in a few seconds."
+    )
+
+
 class MediaWrites:
     """The writes of stored files, each as its namesake in `contract.Storage` promises."""
 
@@ -93,7 +105,7 @@ class MediaWrites:
     def store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
         """Insert the document or replace the one with its key. Return whether it was inserted."""
         created_at, updated_at = new.created_at, new.updated_at
-        while True:
+        for _ in _attempts():
             with self._database.operation():
                 old = find_media(self._database.media, key_of(new))
             check_expectation(key_of(new), None if old is None else old.etag, expect)
@@ -107,8 +119,8 @@ class MediaWrites:
                 done = self._replace(old, new)
             if done:
                 self._end_lease(old, new)
-                return old is None
-            # A concurrent change was faster: start again.
+                break
+        return old is None
 
     def _end_lease(self, old: Media | None, new: Media) -> None:
         """End the lease of the bytes, now that the document refers to them.
@@ -178,8 +190,9 @@ class MediaWrites:
         )
 
     def delete(self, key: Key, expect: Expectation) -> None:
-        while not self._delete(self._find_expected(key, expect)):
-            pass  # a concurrent change was faster: start again
+        for _ in _attempts():
+            if self._delete(self._find_expected(key, expect)):
+                return
 
     def _delete(self, old: Media) -> bool:
         """Delete the document. Return False if it was changed meanwhile."""
@@ -192,10 +205,11 @@ class MediaWrites:
         )
 
     def move(self, source: Key, target: Key, expect: Expectation) -> Media:
-        while True:
+        for _ in _attempts():
             media = self._find_expected(source, expect)
             if source == target or self._move(media, target):
-                return media
+                break
+        return media
 
     def _move(self, media: Media, target: Key) -> bool:
         """Move the file. Return False if it was changed, or the new name taken, meanwhile."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.storage.errors import PathConflict
+from app.storage.errors import PathConflict, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests.unit.database.gridfs.conftest import Commands, Grid
 
@@ -35,6 +35,19 @@ def test_move_is_undone_when_path_conflict_appears(commands: Commands, grid: Gri
         grid.backend.move(FILM, Key(SHARED, "", "part"), Expect.ANY)
     assert grid.paths() == [FILM.path, beneath.path]
     assert grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items == before
+
+
+def test_write_is_given_up_when_foreign_index_refuses_it(grid: Grid) -> None:
+    """No lookup finds a file that explains the refusal, so the write would be tried for ever."""
+    grid.upload(Key(SHARED, "a", "film.mp4"))
+    grid.upload(Key(SHARED, "a", "old.mp4"))
+    grid.database["media"].create_index("filename", unique=True)
+    before = grid.paths()
+    with pytest.raises(StorageUnavailable):
+        grid.backend.move(Key(SHARED, "a", "old.mp4"), FILM, Expect.ANY)
+    with pytest.raises(StorageUnavailable):
+        grid.upload(FILM)
+    assert grid.paths() == before
 
 
 def test_foreign_fields_of_document_are_kept(grid: Grid) -> None:
