@@ -14,7 +14,7 @@ from app.cli.config_command import config_command
 from app.cli.doctor import doctor
 from app.cli.groups import CommandGroup
 from app.cli.library_commands import copy_command, scan, verify
-from app.cli.options import check_has_folder, echo, folder_argument
+from app.cli.options import Output, check_has_folder, folder_argument, output_options
 from app.cli.serve_command import serve_command
 from app.database import prepare_database
 from app.server.listen import ListenError
@@ -103,7 +103,8 @@ main.add_command(copy_command)
 
 @main.command()
 @folder_argument
-def migrate(folder: str | None) -> None:
+@output_options("Print nothing on success.")
+def migrate(output: Output, folder: str | None) -> None:
     """Migrate the database of FOLDER to the newest schema. Creates the library if necessary.
 
     Without FOLDER, migrates the database of the settings.
@@ -112,4 +113,4 @@ def migrate(folder: str | None) -> None:
     settings = load()
     check_has_folder(settings, folder)
     prepare_database(settings)
-    echo(f"The database of {logs.escaped(settings.location)} is at the newest schema.")
+    output.inform(f"The database of {settings.location} is at the newest schema.", library=settings.location)

@@ -1,5 +1,6 @@
 """Help, suggestions and exit statuses of every command."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +131,5 @@ def test_wrong_combination_with_settings_exits_2_with_one_line(
 
 def test_migrate_names_the_database(tmp_path: Path) -> None:
     assert seekable("migrate").output == f"The database of {tmp_path}/files is at the newest schema.\n"
+    assert json.loads(seekable("migrate", "--json").output) == {"library": f"{tmp_path}/files"}
+    assert seekable("migrate", "--quiet").output == ""
