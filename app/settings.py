@@ -56,6 +56,19 @@ def _valid_host(name: str) -> str:
     return name
 
 
+def _valid_address(host: str) -> str:
+    """Accept an address to listen on, or its name; listening finds out whether it is one."""
+    if not host.strip():
+        raise ValueError("It is empty. Write 127.0.0.1 for this machine only, or 0.0.0.0 for all addresses.")
+    if found := _WITH_PORT.fullmatch(host):
+        address, port = found["host"].strip("[]"), found["port"]
+        raise ValueError(
+            f"{host} contains a port. Write --host {address} --port {port}, or SEEKABLE_HOST={address} and "
+            f"SEEKABLE_PORT={port}."
+        )
+    return host
+
+
 def _valid_origin(site: str) -> str:
     """Return an origin as browsers send it (RFC 6454 §6.2)."""
     site = _ascii(site).lower().rstrip("/")
@@ -124,6 +137,9 @@ def _is_authority(text: str) -> bool:
 
 _AUTHORITY = re.compile(
     r"(?i:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[(?P<ip>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
+)
+_WITH_PORT = re.compile(
+    r"(?:https?://)?(?P<host>\[[0-9a-f:.]+\]|[^:/\[\]]+):(?P<port>[0-9]+)/?", re.IGNORECASE
 )
 _PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -199,7 +215,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    host: str = Field(
+    host: Annotated[str, AfterValidator(_valid_address)] = Field(
         "127.0.0.1",
         description="Address to listen on. Any other than loopback needs `SEEKABLE_ACCESS=accounts` or "
         "`open`.",

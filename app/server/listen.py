@@ -31,7 +31,7 @@ def authority(host: str, port: int) -> str:
 
 def reachable(host: str, port: int) -> str:
     """Return the authority to which a client on this machine connects: a wildcard becomes loopback."""
-    return authority({"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host), port)
+    return authority({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
 
 
 _INTERNAL = (
@@ -143,7 +143,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def _listen(host: str, port: int) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     absent: OSError | None = None
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     try:
         for family, _, _, _, (address, wanted, *scope) in dict.fromkeys(found):
             taken = listeners[0].getsockname()[1] if listeners else wanted

@@ -105,6 +105,10 @@ def test_command_wins_over_folder_of_that_name(tmp_path: Path) -> None:
         (("serve", "-p", "0", "--host", "0.0.0.0", "--read-only"), {}, "0.0.0.0 could read. "),
         (("serve", "-p", "0", "--access", "loopback"), {"HOST": "::", "ACCESS": "open"}, "can reach ::"),
         (("serve", "-p", "0", "--qr"), {"ACCESS": "open"}, "--host 0.0.0.0"),
+        (("serve", "-p", "0", "--host", ""), {}, "It is empty. Write 127.0.0.1 "),
+        (("serve", "-p", "0", "--host", "127.0.0.1:8000"), {}, "Write --host 127.0.0.1 --port 8000,"),
+        (("serve", "-p", "0"), {"HOST": "http://nas:80/"}, "SEEKABLE_HOST=nas and SEEKABLE_PORT=80."),
+        (("serve", "-p", "0"), {"HOST": "[::1]:8000"}, "Write --host ::1 --port 8000,"),
         (("copy",), {}, "Set SEEKABLE_COPY_TO_STORAGE, or its option"),
     ],
 )
