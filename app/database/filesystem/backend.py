@@ -215,6 +215,10 @@ class FilesystemBackend:
             scanned = listing.library, listing.folder
             if wait:
                 self._refresh(*scanned, recursive=listing.recursive)
+            elif self._scanner.is_absent(
+                *scanned
+            ):  # in a fifth of the time: each 404 below /files/ looks here
+                return Page((), (), None)
             elif not self._scanner.is_fresh(*scanned, recursive=listing.recursive):
                 return None
         with self.database.reading() as session:

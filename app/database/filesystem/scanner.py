@@ -17,7 +17,7 @@ from app.database.filesystem.disk import Disk, Folder
 from app.database.filesystem.file_identity import tick_s
 from app.database.filesystem.name_equivalence import is_equivalent
 from app.database.filesystem.posix import DiskPath
-from app.database.filesystem.rows import disk_folders, path_at, root_of
+from app.database.filesystem.rows import disk_folders, path_at, places, root_of
 from app.database.sql.engine import Database
 from app.database.sql.list_index import folder_names
 from app.storage.errors import DiskFault, InvalidName, Unreadable
@@ -179,6 +179,22 @@ class Scanner:
         return [SHARED, *sorted(others)]
 
     # Scans of a list
+
+    def is_absent(self, library: str, folder: str) -> bool:
+        """Return whether neither the disk nor the database has the folder, so that a scan would find nothing.
+
+        Returns False if in doubt.
+        """
+        if not folder or not folder.isascii():  # its name on disk may be in another normalization
+            return False
+        try:
+            with self._disk.open_folder((*root_of(library), *_segments(folder))) as found:
+                if found is not None:
+                    return False
+        except (Unreadable, InvalidName):
+            return False
+        with self._database.reading() as session:
+            return not places(session, library, folder, ("", ""), beneath=True, limit=1)
 
     def is_fresh(self, library: str, folder: str, *, recursive: bool) -> bool:
         """Return whether no file was added or removed since the last scan of the folder, without waiting for

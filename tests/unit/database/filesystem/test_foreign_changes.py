@@ -96,6 +96,26 @@ def test_unchanged_folder_is_not_read_again(library: Library) -> None:
     assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
 
 
+def test_list_of_absent_folder_waits_for_no_scan_unless_it_has_rows(library: Library) -> None:
+    """Each 404 below /files/ looks for a folder of the name."""
+
+    def items(folder: str) -> list[str] | None:
+        listing = Listing(SHARED, folder, recursive=True)
+        found = library.backend.page(listing, cursor=None, limit=9, wait=False)
+        return None if found is None else [info.key.path for info in found.items]
+
+    drop(library.root / "films" / "deep" / "one.mp4")
+    (library.root / "new").mkdir()
+    scan(library)
+    assert items("none") == items("films/none") == items("films/deep/one.mp4/none") == []
+    assert items("new") is None, "a file may have been added"
+    assert items(NFC) is None, "the disk may have it in another normalization"
+    shutil.rmtree(library.root / "films")
+    assert items("films") is items("films/deep") is None, "its rows have lost their files"
+    assert names(library, "films/deep") == []
+    assert items("films/deep") == []
+
+
 def test_folder_is_read_again_when_its_time_was_set_back(library: Library) -> None:
     """tar, rsync and cp -a set the time back after they have copied into a folder."""
     library.put(b"film")
