@@ -157,11 +157,11 @@ def running(folder: Path, *arguments: str, **settings: object) -> Iterator[Serve
             server.stop()
 
 
-def need(*commands: str) -> None:
+def need(*commands: str, installer: str = "tests/support/tools.sh") -> None:
     """Skip a test whose system packages are missing; in CI, where none may be missing, fail it."""
     missing = [command for command in commands if shutil.which(command) is None]
     if missing:
-        skip_or_fail(f"needs {', '.join(missing)}: run tests/support/tools.sh")
+        skip_or_fail(f"needs {', '.join(missing)}: run {installer}")
 
 
 def need_root() -> None:

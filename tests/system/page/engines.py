@@ -17,6 +17,7 @@ from tests.support.mongo import free_port
 from tests.system.live.clients import Program, program, until
 
 COMMAND_TIMEOUT_S = 60
+INSTALLER = "tests/support/tools.sh soak"
 
 # Without them Firefox asks Mozilla's servers for experiments, updates and blocklists.
 PREFERENCES = """
@@ -100,7 +101,7 @@ class Firefox:
 @contextmanager
 def firefox(folder: Path) -> Iterator[Firefox]:
     """Run Firefox without a window."""
-    need("firefox-esr")
+    need("firefox-esr", installer=INSTALLER)
     profile = folder / "profile"
     profile.mkdir(parents=True)
     (profile / "user.js").write_text(PREFERENCES)
@@ -186,7 +187,7 @@ def is_ready(http: httpx.Client) -> bool:
 @contextmanager
 def webkit(folder: Path) -> Iterator[WebKit]:
     """Run WebKitWebDriver and MiniBrowser."""
-    need("WebKitWebDriver")
+    need("WebKitWebDriver", installer=INSTALLER)
     with ExitStack() as stack:
         environment = stack.enter_context(display(folder))
         port = free_port()
@@ -217,14 +218,14 @@ def minibrowser(folder: Path, *urls: str) -> Iterator[Program]:
 def find_minibrowser() -> Path:
     found = sorted(Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser"))
     if not found:
-        skip_or_fail("needs MiniBrowser: run `tests/support/tools.sh soak`")
+        skip_or_fail(f"needs MiniBrowser: run {INSTALLER}")
     return found[-1]
 
 
 @contextmanager
 def display(folder: Path) -> Iterator[dict[str, str]]:
     """Run an X server without a screen. Yields the environment of a WebKit that draws there by software."""
-    need("Xvfb")
+    need("Xvfb", installer=INSTALLER)
     home = folder / "home"
     home.mkdir(parents=True)
     with program(home, "Xvfb", "-displayfd", "1", "-nolisten", "tcp") as xvfb:
