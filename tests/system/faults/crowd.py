@@ -63,7 +63,8 @@ class Crowd:
         self.long = Film(f"{FOLDER}/long.mp4")
         """A film that takes four seconds to download, and does not change."""
         self.violations: list[str] = []
-        """Responses that must not occur."""
+        """Responses that must not occur, with the seconds since the beginning."""
+        self._began = time.monotonic()
         self.outcomes: Counter[object] = Counter()
         """Responses by status, and transport errors by type."""
         self.interrupted = 0
@@ -175,15 +176,17 @@ class Crowd:
         if response.status_code in expected:
             return True
         if response.status_code < 500:
-            self.violations.append(
-                f"{response.request.method} {response.request.url.path}: {response.status_code}"
-            )
+            self._report(f"{response.request.method} {response.request.url.path}: {response.status_code}")
         time.sleep(RETRY_S)
         return False
 
     def _check(self, film: Film, version: Version, possible: set[Version]) -> None:
         if version not in possible:
-            self.violations.append(f"{film.path} was {version}, and must be one of {possible}")
+            last = [f"{attempt}"[:6] for attempt in film.attempted[-8:]]
+            self._report(f"{film.path} was {version}, and must be one of {possible}; last attempts: {last}")
+
+    def _report(self, violation: str) -> None:
+        self.violations.append(f"{time.monotonic() - self._began:.2f} s: {violation}")
 
     def check_stored(self, http: httpx.Client) -> None:
         """Check, when the crowd has stopped, that a server has the last acknowledged version of each film."""

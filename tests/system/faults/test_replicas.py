@@ -89,6 +89,7 @@ def check_survival(
         with server.client() as http:
             crowd.check_stored(http)
         assert "Traceback" not in server.log()
+    print(*crowd.violations, sep="\n")
     assert crowd.violations == []
 
 
