@@ -29,7 +29,7 @@ run: $(DEFAULT) $(EXTRAS:%=$(VENV)/.%) ## start the server (ARGS="--port 9000" E
 run-gridfs: $(DEV) ## start a MongoDB in .mongodb and the server over its GridFS
 	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
-check: lint ## run lint, and the unit and contract tests on SQLite: a minute or two (ARGS="-k range")
+check: lint ## run lint, and the unit and contract tests on SQLite: about a minute (ARGS="-k range")
 	$(BIN)/pytest -q -n 3 --dist worksteal --on-sqlite $(ARGS) tests/unit tests/contracts
 
 # Three workers on two cores: many tests wait for the disk or a clock.

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -57,30 +56,6 @@ def test_paths_and_make_targets_in_document_exist(document: str) -> None:
     named = re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)
     assert named or document.startswith("docs/")
     assert set(named) <= targets
-
-
-def test_make_check_leaves_out_other_databases_when_args_select_tests() -> None:
-    """As CONTRIBUTING.md promises. Of several -k, pytest obeys the last only."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    dry = subprocess.run(
-        ["make", "-n", "check", "ARGS=-k leases"],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    (command,) = (shlex.split(line) for line in dry.stdout.splitlines() if "/pytest " in line)
-    collected = subprocess.run(
-        [sys.executable, "-m", "pytest", *command[1:], "-n0", "--collect-only"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    tests = [line for line in collected.splitlines() if line.startswith("tests/")]
-    assert tests
-    assert [test for test in tests if "lease" not in test or re.search("gridfs|postgresql", test)] == []
 
 
 def test_each_promise_names_its_tests() -> None:
