@@ -240,7 +240,8 @@ def _free_bytes(connection: "mongo.Connection") -> int | None:
     except (
         OperationFailure,
         KeyError,
-    ):  # without the right to, or from a database that is not MongoDB itself
+    ):
+        # This user lacks the right, or the database is only compatible with MongoDB.
         return None
 
 
