@@ -14,13 +14,6 @@ from typing import Any, Literal, Protocol
 
 Format = Literal["line", "json"]
 
-REQUESTS = "seekable.requests"
-"""The logger of requests: one record each, when the response has ended."""
-
-REQUEST = '%s - "%s %s HTTP/%s" %d in=%d out=%d s=%.4f id=%s'
-REQUEST_FIELDS = ("client", "method", "path", "version", "status", "received", "bytes", "duration", "id")
-"""The message of such a record, and the names of its arguments in JSON."""
-
 
 class LoggedRequest(Protocol):
     """The part of a request that log records name."""
@@ -119,24 +112,20 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: the parts of a line, and of a request each field by name."""
+    """Formats a record as one JSON object: the parts of a line, and the id of the current request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        found: dict[str, Any] = {"time": _time(record), "level": record.levelname}
-        if record.name == REQUESTS and isinstance(record.args, tuple):
-            fields: dict[str, Any] = dict(zip(REQUEST_FIELDS, record.args, strict=True))
-            found["message"] = f"{fields['method']} {fields['path']} {fields['status']}"
-            found |= fields | {"duration": round(fields["duration"], 6)}
-        else:
-            found["message"] = ": ".join(_parts(record))
-            if (request := CURRENT_REQUEST.get()) is not None:
-                found["id"] = request.id
-        # json.dumps escapes line separators and direction marks, as ASCII. Lone surrogates are no JSON.
-        return json.dumps({key: _without_surrogates(value) for key, value in found.items()})
+        found = {"time": _time(record), "level": record.levelname}
+        found["message"] = ": ".join(_parts(record))
+        if (request := CURRENT_REQUEST.get()) is not None:
+            found["id"] = request.id
+        # json.dumps escapes line separators and direction marks, as ASCII.
+        return json.dumps({key: without_surrogates(value) for key, value in found.items()})
 
 
-def _without_surrogates(value: object) -> object:
-    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+def without_surrogates(text: str) -> str:
+    """Return the text with lone surrogates as backslash escapes: they are not JSON."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -169,14 +158,24 @@ def without_repetitions(record: logging.LogRecord) -> bool:
     return record.msg not in _REPETITIONS
 
 
+def masked(text: str) -> str:
+    """Return the text without the parameters with which a reader could open a file or an account."""
+    return _SECRET.sub(r"\1...", text) if "=" in text else text
+
+
 def without_secrets(record: logging.LogRecord) -> bool:
-    """Filter: mask parameters with which a reader of the log could open a file or an account."""
+    """Filter: mask secrets in the arguments of a record."""
     if isinstance(record.args, tuple):
-        record.args = tuple(
-            _SECRET.sub(r"\1...", part) if isinstance(part, str) and "=" in part else part
-            for part in record.args
-        )
+        record.args = tuple(masked(part) if isinstance(part, str) else part for part in record.args)
     return True
+
+
+_FORMATTERS: dict[Format, type[logging.Formatter]] = {"line": LineFormatter, "json": JsonFormatter}
+
+
+def formatter(form: Format) -> logging.Formatter:
+    """Return the formatter of records in this format."""
+    return _FORMATTERS[form]()
 
 
 _CONFIG: dict[str, Any] = {
@@ -198,7 +197,6 @@ _CONFIG: dict[str, Any] = {
     "root": {"level": "WARNING", "handlers": ["stderr"]},
     "loggers": {
         "app": {"level": "INFO"},
-        REQUESTS: {"level": "INFO", "handlers": ["stdout"], "propagate": False},
         "uvicorn": {"level": "INFO"},
         "uvicorn.access": {"level": "INFO", "handlers": ["stdout"], "propagate": False},
     },

@@ -1,7 +1,6 @@
 """One request and its response: counted, logged, and with files sent by sendfile."""
 
 import asyncio
-import logging
 import re
 import secrets
 import struct
@@ -16,10 +15,10 @@ from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from app import logs
 from app.metrics.request_counters import RequestCounters
+from app.server.request_log import Request, RequestLog
 from app.server.zerocopy import EXTENSION, FileSender
 
 HEADER = b"x-request-id"
@@ -56,16 +55,14 @@ _CLOSE = (b"connection", b"close")
 _UNTIL_CLOSE = sys.maxsize
 """The Content-Length for uvicorn of a response that ends with its connection."""
 
-log = logging.getLogger(logs.REQUESTS)
-
 
 class Instrumentation(NamedTuple):
     """How requests are counted and logged."""
 
     requests: RequestCounters
     """The counters."""
-    log: bool
-    """Whether each request gets a log record."""
+    log: RequestLog | None
+    """The log of requests, if they are logged."""
     name: bool
     """Whether log records name the request that they belong to."""
 
@@ -143,8 +140,10 @@ class Exchange:
             if self._until_close and not self._cycle.response_complete:
                 reset(self._transport)  # otherwise the response would look complete
             requests.request_ended(self, self._status, self._first, self.sent)
-            if log:
-                self._log_request()
+            if log is not None:
+                duration = time.monotonic() - self._began
+                prepared = log.prepare(Request.of(self.scope, self._status))
+                log.append(prepared, self.received, self.sent, duration, self.id)
 
     async def _receive(self) -> Any:
         message: Any = await self._cycle.receive()
@@ -220,21 +219,6 @@ class Exchange:
         if not cycle.keep_alive:
             self._transport.close()
         cycle.on_response()
-
-    def _log_request(self) -> None:
-        scope = self.scope
-        log.info(
-            logs.REQUEST,
-            get_client_addr(scope),
-            scope["method"],
-            get_path_with_query_string(scope),
-            scope["http_version"],
-            self._status,
-            self.received,
-            self.sent,
-            time.monotonic() - self._began,
-            self.id,
-        )
 
 
 BODY_BUFFER_SIZE = 512 << 10

@@ -66,7 +66,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._cycles: deque[RequestResponseCycle] = deque()  # the oldest with an incomplete response first
         self.flow = _Flow(self.transport, self.pipeline)
         requests: RequestCounters = self.app_state["requests"]
-        self._instrumentation = Instrumentation(requests, self.config.log_requests, self.config.name_requests)
+        self._instrumentation = Instrumentation(requests, self.config.request_log, self.config.name_requests)
         self._receiving = False  # a request has begun and is incomplete
         self._in_head = False  # so is its head
         self.received = 0

@@ -22,6 +22,7 @@ from app.server.connection_limits import ConnectionLimits, connections_within
 from app.server.deadlines import ClientLimits, StallClock
 from app.server.listen import BACKLOG, listener_url
 from app.server.protocol import HttpProtocol
+from app.server.request_log import RequestLog
 from app.server.uvicorn_config import UvicornConfig
 from app.server.websocket import WebSocketProtocol
 
@@ -61,7 +62,9 @@ class ServerOptions:
 class _Server(uvicorn.Server):
     """A uvicorn server that checks deadlines and shuts down gracefully."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None], *, delay: float) -> None:
+    config: UvicornConfig
+
+    def __init__(self, config: UvicornConfig, started: Callable[[], None], *, delay: float) -> None:
         super().__init__(config)
         self._on_start = started
         self._clock = StallClock()
@@ -127,7 +130,7 @@ class _Server(uvicorn.Server):
         deadline = time.monotonic() + limit
         while self._busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_SHUTDOWN_POLL_S)  # uvicorn has no event for the end of a connection
-        _end_within(GRACE_S)
+        _end_within(GRACE_S, self.config.request_log)
         if self._busy():
             log.warning("Connections aborted because they did not finish in time: %d", self._busy())
         while self._busy():
@@ -140,13 +143,15 @@ class _Server(uvicorn.Server):
         return max(len(self.server_state.connections), len(self.server_state.tasks))
 
 
-def _end_within(seconds: float) -> None:
+def _end_within(seconds: float, request_log: RequestLog | None) -> None:
     """Exit after this time even if a hung disk blocks a thread; storage recovers as after a power cut."""
 
     def end() -> None:
         log.error(
             "A disk or the database did not respond within %d s; exiting without waiting for it.", seconds
         )
+        if request_log is not None:
+            request_log.close()
         os._exit(1)
 
     timer = threading.Timer(seconds, end)
@@ -160,7 +165,12 @@ def serve(options: ServerOptions, listeners: Sequence[socket.socket], started: C
     Calls `started` when the server accepts connections.
     """
     _raise_descriptor_limit()
-    _Server(_config(options), started, delay=options.shutdown_delay).run(sockets=[*listeners])
+    config = _config(options)
+    try:
+        _Server(config, started, delay=options.shutdown_delay).run(sockets=[*listeners])
+    finally:
+        if config.request_log is not None:
+            config.request_log.close()
 
 
 def _raise_descriptor_limit() -> None:

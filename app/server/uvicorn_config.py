@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 from collections.abc import Sequence
 from math import ceil
 from typing import Any
@@ -13,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import ClientLimits
 from app.server.forwarded import ProxyHeadersMiddleware
+from app.server.request_log import RequestLog
 from app.server.zerocopy import IS_POSSIBLE
 
 log = logging.getLogger(__name__)
@@ -111,12 +113,18 @@ class UvicornConfig(uvicorn.Config):
         )
         self.limits = limits
         self.connections = connections
-        self.log_requests = log_requests
+        self.request_log: RequestLog | None = None
+        self._log_requests = log_requests
         self.name_requests = name_requests
         self.sendfile = sendfile and IS_POSSIBLE
         self.trusted_proxies = trusted_proxies
 
     def load(self) -> None:
-        """Load the application, and wrap it in ProxyHeadersMiddleware."""
+        """Load the application, wrap it in ProxyHeadersMiddleware, and open the log of requests.
+
+        With --reload this configuration is pickled, and loaded in another process.
+        """
         super().load()
+        if self._log_requests:
+            self.request_log = RequestLog(sys.stdout.fileno(), "json" if self.name_requests else "line")
         self.loaded_app = ProxyHeadersMiddleware(self.loaded_app, self.trusted_proxies)

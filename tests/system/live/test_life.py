@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import NewLibrary, Server
+from tests.support import SEEKABLE, NewLibrary, Server
 from tests.support.beneath import beneath
 from tests.system.live.clients import forked_python, refuses_connections, until
 
@@ -225,6 +226,57 @@ def test_shutdown_waits_only_seconds_for_blocked_thread(start: Start, begin: Beg
     assert server.start()
     with server.client() as http:
         assert http.get("/files/film.mp4").content == FILM
+
+
+# The log of requests
+
+
+def ask(connection: socket.socket, count: int, path: str = "/health") -> None:
+    """Send so many requests, each after the response to the one before, on one connection."""
+    for number in range(count):
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: n{number}.\r\n\r\n"
+        connection.sendall(head.encode())
+        receive_health(connection)
+
+
+def logged_ids(log: str) -> list[int]:
+    return [int(found) for found in re.findall(r"id=n(\d+)\.\n", log)]
+
+
+@pytest.mark.parametrize("log_format", ["line", "json"])
+def test_log_has_every_request_after_shutdown(start: Start, begin: Begin, log_format: str) -> None:
+    server = start(log_format=log_format)
+    ask(begin(server, b""), 200)
+    assert server.stop() == 0
+    log = server.log().replace('"id": "n', '"id": "id=n').replace('."}\n', ".\n")
+    assert logged_ids(log) == [*range(200)]
+
+
+def test_log_has_requests_before_the_last_after_kill(start: Start, begin: Begin) -> None:
+    server = start()
+    ask(begin(server, b""), 50)
+    server.kill()
+    assert logged_ids(server.log())[:49] == [*range(49)]
+
+
+def test_server_responds_while_its_log_is_not_read(tmp_path: Path, begin: Begin) -> None:
+    """The reader of a pipe stops, as a pager does, and later continues."""
+    server = Server(tmp_path / "server")
+    server.folder.mkdir()
+    command = [SEEKABLE, "serve", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        printed = ""
+        while not (found := re.search(r"docs +(http\S+)/docs", printed)):
+            printed = process.stdout.readline()
+        server.url = found[1]
+        ask(begin(server, b""), 2000)  # several times as many records as a pipe holds
+        log = ""
+        while "id=n1999." not in log:
+            log += process.stdout.readline()
+        assert logged_ids(log) == [*range(2000)]
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 def check_clean(server: Server, *, warnings: int = 0) -> None:
