@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from app.storage.backend import Backend, Reader, Writer
 from app.storage.content_hash import ContentHash
-from app.storage.contract import Staged
+from app.storage.contract import SMALL_UPLOAD, Staged
 from app.storage.errors import (
     OutOfSpace,
     ReadOnly,
@@ -96,17 +96,34 @@ MAX_BATCHES = 2
 """Batches in progress: one is written while the next one is ready, so that no thread waits for it."""
 
 
-class ThreadedStaged:
-    """`contract.Staged` over a writer: the batch that is being collected, and those that are in progress."""
+MAX_INLINE = 32 << 10
+"""Bytes that the event loop may hash itself: a thread would take longer to start."""
 
-    def __init__(self, writer: Writer, pool: Pool, algorithms: Collection[str] = ()) -> None:
-        self.writer = writer
+
+class ThreadedStaged:
+    """`contract.Staged` over a writer: the batch that is being collected, and those that are in progress.
+
+    `open_writer` is called in a thread, and only for more than SMALL_UPLOAD bytes: fewer stay in memory.
+    """
+
+    def __init__(
+        self, open_writer: Callable[[], Writer], pool: Pool, algorithms: Collection[str] = ()
+    ) -> None:
+        self.writer: Writer | None = None
+        """None while no thread has opened it."""
         self.size = 0
+        self._open_writer = open_writer
         self._queue = pool.serial_queue()
         self._hash = ContentHash(algorithms)
         self._batch: list[bytes] = []
         self._batch_size = 0
+        self._held: list[bytes] = []  # flushed, while there is no writer
         self._in_progress: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def held(self) -> bytes:
+        """The bytes flushed, if there is no writer."""
+        return self._held[0] if len(self._held) == 1 else b"".join(self._held)
 
     @property
     def sha256(self) -> str:
@@ -119,38 +136,70 @@ class ThreadedStaged:
     def is_utf8(self) -> bool:
         return self._hash.is_utf8
 
+    async def open(self) -> None:
+        """Open the writer now. Raises OutOfSpace, StorageUnavailable."""
+        self._in_progress.append(self._queue.start(self._open))
+        await self._wait_until_at_most(0)
+
     async def write(self, data: bytes) -> None:
         if data:
             self._batch.append(data)
             self._batch_size += len(data)
         if self._batch_size >= WRITE_BATCH or len(self._batch) >= MAX_PIECES:
-            await self._write_batch()
+            await self._start(self._write)
 
     async def flush(self) -> None:
-        await self._write_batch()
+        await self._wait_until_at_most(0)
+        if self.writer is not None or self.size + self._batch_size > SMALL_UPLOAD:
+            await self._start(self._write)
+        elif self._batch_size > MAX_INLINE:
+            await self._start(self._hold)
+        else:
+            self._hold(self._take_batch())
         await self._wait_until_at_most(0)
 
     async def wait_for_writes(self) -> None:
         """Wait for the writes in progress: the writer must not be discarded before they end."""
-        await wait_until_done(asyncio.gather(*self._in_progress, return_exceptions=True))
+        if self._in_progress:
+            await wait_until_done(asyncio.gather(*self._in_progress, return_exceptions=True))
 
-    async def _write_batch(self) -> None:
+    async def _start(self, step: Callable[[list[bytes]], None]) -> None:
+        """Start the step with the collected batch in a thread, behind the batches in progress."""
         await self._wait_until_at_most(MAX_BATCHES - 1)
+        if self._batch:
+            self._in_progress.append(self._queue.start(step, self._take_batch()))
+
+    def _take_batch(self) -> list[bytes]:
         pieces, self._batch, self._batch_size = self._batch, [], 0
-        if pieces:
-            self._in_progress.append(self._queue.start(self._write, pieces))
+        return pieces
 
     async def _wait_until_at_most(self, count: int) -> None:
         while len(self._in_progress) > count:
             await wait_for_result(self._in_progress[0])
             self._in_progress.popleft()  # a failed one stays, so that all later calls fail too
 
+    def _open(self) -> None:
+        self.writer = self._open_writer()
+
+    def _hold(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._hash.update(piece)
+            self.size += len(piece)
+        self._held += pieces
+
     def _write(self, pieces: list[bytes]) -> None:
+        if self.writer is None:
+            self._open()
+        writer = self.writer
+        assert writer is not None
+        held, self._held = self._held, []
+        for piece in held:
+            writer.write(piece)
         if len(pieces) > MAX_UNJOINED_PIECES:
             pieces[:] = [b"".join(pieces)]
         for piece in pieces:
             self._hash.update(piece)
-            self.writer.write(piece)
+            writer.write(piece)
             self.size += len(piece)
 
 
@@ -265,21 +314,18 @@ class ThreadedStorage:
         self, *, size: int | None = None, algorithms: Collection[str] = ()
     ) -> AsyncIterator[ThreadedStaged]:
         self.check_changeable()
-        staging = self._changes.start(self._timed("stage", self._backend.stage), size)
+        open_writer = partial(self._timed("stage", self._backend.stage), size)
+        staged = ThreadedStaged(open_writer, self._changes, algorithms)
         try:
-            writer = await wait_for_result(staging)
-        except asyncio.CancelledError:
-            if staging.exception() is None:
-                await self._changes.run(staging.result().discard)
-            raise
-        staged = ThreadedStaged(writer, self._changes, algorithms)
-        try:
+            if size is not None and size > SMALL_UPLOAD:
+                await staged.open()
             yield staged
         finally:
             try:
                 await staged.wait_for_writes()
             finally:
-                await self._changes.run(writer.discard)
+                if staged.writer is not None:
+                    await self._changes.run(staged.writer.discard)
 
     async def commit(
         self,
@@ -294,18 +340,22 @@ class ThreadedStorage:
         if not isinstance(staged, ThreadedStaged):
             raise TypeError("Another Storage object staged these bytes. Commit them with that one.")
         await staged.flush()
-        commit = partial(
-            self._timed("commit", self._backend.commit),
-            key,
-            staged.writer,
-            size=staged.size,
-            sha256=staged.sha256,
-            content_type=content_type,
-            expect=expect,
-            origin=origin,
-            is_utf8=staged.is_utf8,
+        if staged.writer is None:
+            commit = partial(self._timed("store", self._backend.store), key, staged.held)
+        else:
+            commit = partial(
+                self._timed("commit", self._backend.commit), key, staged.writer, size=staged.size
+            )
+        return await self._changes.run(
+            partial(
+                commit,
+                sha256=staged.sha256,
+                content_type=content_type,
+                expect=expect,
+                origin=origin,
+                is_utf8=staged.is_utf8,
+            )
         )
-        return await self._changes.run(commit)
 
     async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
         self.check_changeable()

@@ -101,6 +101,22 @@ class Backend(Protocol):
     ) -> Committed:
         """Store the bytes of a writer of this backend; `size`, `sha256` and `is_utf8` are theirs."""
 
+    def store(
+        self,
+        key: Key,
+        data: bytes,
+        *,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
+    ) -> Committed:
+        """Store a small file in one call; calls that are in progress at once may be committed together.
+
+        Each call returns when its own file is durable, and fails alone.
+        """
+
     def delete(self, key: Key, expect: Expectation) -> None: ...
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo: ...

@@ -37,6 +37,10 @@ class OpenFile(Protocol):
         """
 
 
+SMALL_UPLOAD = 256 << 10
+"""Bytes of an upload that stays in memory until its commit, which then does everything in one call."""
+
+
 class Staged(Protocol):
     """Bytes that are being uploaded, before they have a key."""
 
@@ -89,8 +93,8 @@ class Storage(Protocol):
     ) -> AbstractAsyncContextManager[Staged]:
         """Stage the bytes of an upload. If the context exits without a commit, they are discarded.
 
-        `size` is their number, if known: raises OutOfSpace at once if they do not fit. `algorithms` are names
-        of hashlib, to be computed in addition to SHA-256.
+        `size` is their number, if known: raises OutOfSpace at once if more than SMALL_UPLOAD do not fit.
+        `algorithms` are names of hashlib, to be computed in addition to SHA-256.
         """
 
     async def commit(

@@ -315,6 +315,33 @@ class FilesystemBackend:
                 raise Unfinished("Another program has just removed the file. Try again.") from None
             return committed
 
+    def store(
+        self,
+        key: Key,
+        data: bytes,
+        *,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
+    ) -> Committed:
+        writer = self.stage(len(data))
+        try:
+            writer.write(data)
+            return self.commit(
+                key,
+                writer,
+                size=len(data),
+                sha256=sha256,
+                content_type=content_type,
+                expect=expect,
+                origin=origin,
+                is_utf8=is_utf8,
+            )
+        finally:
+            writer.discard()
+
     def delete(self, key: Key, expect: Expectation) -> None:
         self.with_reserve(lambda: self._delete(key, expect))
 

@@ -136,6 +136,33 @@ class GridBackend:
         writer.keep()
         return Committed(info_of(new), created)
 
+    def store(
+        self,
+        key: Key,
+        data: bytes,
+        *,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
+    ) -> Committed:
+        writer = self.stage(len(data))
+        try:
+            writer.write(data)
+            return self.commit(
+                key,
+                writer,
+                size=len(data),
+                sha256=sha256,
+                content_type=content_type,
+                expect=expect,
+                origin=origin,
+                is_utf8=is_utf8,
+            )
+        finally:
+            writer.discard()
+
     def delete(self, key: Key, expect: Expectation) -> None:
         self._writes.delete(key, expect)
 

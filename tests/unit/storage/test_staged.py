@@ -11,6 +11,7 @@ import pytest
 
 from app.database.filesystem.staging import StagedFile
 from app.storage.async_storage import MAX_BATCHES, MAX_PIECES, WRITE_BATCH, ThreadedStaged
+from app.storage.contract import SMALL_UPLOAD
 from app.storage.workers import Pool
 
 pytestmark = pytest.mark.anyio
@@ -57,13 +58,27 @@ async def test_write_keeps_order_and_hash_for_pieces_of_any_size(
     sizes: list[int], pool: Pool, writer: StagedFile, tmp_path: Path
 ) -> None:
     data = os.urandom(sum(sizes))
-    staged = ThreadedStaged(writer, pool)
+    staged = ThreadedStaged(lambda: writer, pool)
     position = 0
     for size in sizes:
         await staged.write(data[position : position + size])
         position += size
     await staged.flush()
     assert (staged.size, staged.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert (tmp_path / writer.name).read_bytes() + staged.held == data
+    assert (staged.writer is None) == (len(data) <= SMALL_UPLOAD and len(sizes) < MAX_PIECES)
+
+
+async def test_pieces_flushed_before_the_upload_is_large_are_written_first(
+    pool: Pool, writer: StagedFile, tmp_path: Path
+) -> None:
+    data = os.urandom(2 * SMALL_UPLOAD + 1)
+    staged = ThreadedStaged(lambda: writer, pool)
+    for start, stop in ((0, 5), (5, SMALL_UPLOAD), (SMALL_UPLOAD, len(data))):
+        assert staged.writer is None
+        await staged.write(data[start:stop])
+        await staged.flush()
+        assert (staged.size, staged.sha256) == (stop, hashlib.sha256(data[:stop]).hexdigest())
     assert (tmp_path / writer.name).read_bytes() == data
 
 
@@ -84,7 +99,7 @@ class SlowDisk:
 @pytest.mark.parametrize("size", [1, 1448, 65_536, 256_000, WRITE_BATCH])
 async def test_write_blocks_when_one_batch_waits_behind_those_in_progress(size: int, pool: Pool) -> None:
     disk = SlowDisk()
-    staged = ThreadedStaged(disk, pool)
+    staged = ThreadedStaged(lambda: disk, pool)
     data = os.urandom(size)
     accepted = 0
 
@@ -113,7 +128,7 @@ async def test_write_blocks_when_one_batch_waits_behind_those_in_progress(size: 
 async def test_wait_for_writes_blocks_until_writes_end_when_cancelled(pool: Pool) -> None:
     """Otherwise the file would be removed while a thread writes to it."""
     disk = SlowDisk()
-    staged = ThreadedStaged(disk, pool)
+    staged = ThreadedStaged(lambda: disk, pool)
     for _ in range(MAX_BATCHES):
         await staged.write(bytes(WRITE_BATCH))
     waiting = asyncio.create_task(staged.wait_for_writes())
