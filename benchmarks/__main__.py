@@ -11,14 +11,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cases import CASES, Case
-from benchmarks.contestants import CONTESTANTS, ROOT, program
+from benchmarks.before import BEGINNING, CommitMissing, code_of
+from benchmarks.cases import CASES, GRIDFS_PROGRESS, PROGRESS, Case
+from benchmarks.contestants import CONTESTANTS, ROOT, Contestant, program
+from benchmarks.namespace import enter_if_allowed
 from benchmarks.others import FULL_RUN, OTHERS, run_other
 from benchmarks.plot import plot
 from benchmarks.report import Results, report
 from benchmarks.rounds import CaseResult, run_case
 from benchmarks.servers import why_unavailable
-from benchmarks.testbed import FULL, QUICK, prepared
+from benchmarks.testbed import COMPARISON, FULL, QUICK, prepared
 
 
 def main() -> None:
@@ -28,19 +30,21 @@ def main() -> None:
         print(*(f"{name:13} {title}" for name, (_, title) in OTHERS.items()), sep="\n")
         return
     results: dict[str, CaseResult] = {}
-    others = [name for name in OTHERS if name in (options.only or (() if options.quick else FULL_RUN))]
+    full = () if options.quick or options.compare else FULL_RUN
+    others = [name for name in OTHERS if name in (options.only or full)]
     tables: list[str] = []
     begun = time.monotonic()
+    network = enter_if_allowed()
     try:
         _measure(options, results)
         tables += map(run_other, others)
     except KeyboardInterrupt:
         print("Stopped. These are the results so far:", file=sys.stderr)
-    _show(results, tables, _about(time.monotonic() - begun), options.to)
+    _show(results, tables, _about(time.monotonic() - begun, network, options.before), options.to)
 
 
 def _measure(options: argparse.Namespace, results: dict[str, CaseResult]) -> None:
-    effort = QUICK if options.quick else FULL
+    effort = COMPARISON if options.compare else QUICK if options.quick else FULL
     if options.rounds:  # a requested number of rounds has no time limit
         effort = replace(effort, within=math.inf)
     chosen = {
@@ -50,7 +54,8 @@ def _measure(options: argparse.Namespace, results: dict[str, CaseResult]) -> Non
     }
     if not chosen:
         return
-    with prepared(effort, {name for names in chosen.values() for name in names}) as testbed:
+    everyone = {name for names in chosen.values() for name in names}
+    with prepared(effort, everyone, _before(options.before) or ROOT) as testbed:
         for case, names in chosen.items():
             if time.monotonic() > testbed.deadline:
                 print(f"{case.name} is left out: the time limit was reached", file=sys.stderr)
@@ -67,6 +72,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", metavar="CASE", choices=[*(case.name for case in CASES), *OTHERS]
     )
+    parser.add_argument(
+        "--compare", action="store_true", help="only Seekable before and now; finds small differences"
+    )
+    parser.add_argument(
+        "--before",
+        default=BEGINNING,
+        metavar="COMMIT",
+        help="commit or checkout to compare with (%(default)s)",
+    )
     parser.add_argument("--list", action="store_true", help="list the cases with their contestants, and exit")
     parser.add_argument("--rounds", type=int, help="turns of each contestant (7; 3 with --quick)")
     parser.add_argument("--to", type=Path, default=ROOT / "build/benchmarks", help="folder for the results")
@@ -76,6 +90,8 @@ def _options() -> argparse.Namespace:
 def _rounds(case: Case, options: argparse.Namespace) -> int:
     if options.rounds:
         return int(options.rounds)
+    if options.compare:
+        return COMPARISON.rounds
     if options.quick:
         return 1 if case.fresh else QUICK.rounds
     return FULL.rounds
@@ -83,8 +99,27 @@ def _rounds(case: Case, options: argparse.Namespace) -> int:
 
 def _names(case: Case, options: argparse.Namespace) -> tuple[str, ...]:
     """Return the contestants that can run. A case that --only names has some in quick mode too."""
+    if options.compare:
+        return next((pair for pair in (PROGRESS, GRIDFS_PROGRESS) if {*pair} <= {*case.contestants}), ())
     names = case.quick if options.quick and (case.quick or not options.only) else case.contestants
-    return tuple(name for name in names if why_unavailable(CONTESTANTS[name]) is None)
+    return tuple(name for name in names if _why_left_out(CONTESTANTS[name], options.before) is None)
+
+
+def _why_left_out(contestant: Contestant, before: str) -> str | None:
+    """Return why a contestant cannot run, or None."""
+    if contestant.before:
+        try:
+            code_of(before)
+        except CommitMissing as error:
+            return f"the commit {before} is not available ({error})"
+    return why_unavailable(contestant)
+
+
+def _before(commit: str) -> Path | None:
+    try:
+        return code_of(commit)
+    except CommitMissing:
+        return None
 
 
 def _show(results: Results, tables: list[str], about: str, folder: Path) -> None:
@@ -97,7 +132,7 @@ def _show(results: Results, tables: list[str], about: str, folder: Path) -> None
     print(f"Tables, raw figures and a chart are in {folder}")
 
 
-def _about(seconds: float) -> str:
+def _about(seconds: float, network: str, before: str) -> str:
     """Describe the machine and the versions, and name the contestants that were left out."""
     system = platform.uname()
     parts = [
@@ -109,9 +144,9 @@ def _about(seconds: float) -> str:
     left_out = [
         f"{one.name} is left out: {reason}."
         for one in CONTESTANTS.values()
-        if (reason := why_unavailable(one))
+        if (reason := _why_left_out(one, before))
     ]
-    return "\n\n".join([", ".join(parts) + ".", *left_out])
+    return "\n\n".join([", ".join(parts) + ".", network, f"“Before” is {before}.", *left_out])
 
 
 def _versions() -> list[str]:

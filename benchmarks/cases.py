@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks import runs, verify
+from benchmarks.contestants import BEFORE, BEFORE_GRIDFS
 from benchmarks.runs import Run
 from benchmarks.servers import Server
 from benchmarks.testbed import MIB
@@ -14,6 +15,8 @@ ALL = ("nginx", "Caddy", "aiohttp", "Starlette", "tutorial", "Seekable", "Seekab
 FEW = ("nginx", "Starlette", "Seekable")
 GRIDFS = ("GridFS tutorial", "Seekable GridFS")
 OURS = ("Seekable", "Seekable GridFS")
+PROGRESS = (BEFORE, "Seekable")
+GRIDFS_PROGRESS = (BEFORE_GRIDFS, "Seekable GridFS")
 
 
 def _whole(server: Server) -> None:
@@ -45,18 +48,40 @@ CASES = [
     Case("one", "One client, whole films", runs.downloads(1), ALL, FEW, _whole),
     Case("16", "16 clients, whole films", runs.downloads(16), ALL, FEW, _whole),
     Case("64", "64 clients, whole films", runs.downloads(64), ALL, FEW, _whole),
-    Case("1m", "Ranges of 1 MiB, 8 clients", runs.downloads(8, MIB), ALL, FEW, _ranges(MIB)),
-    Case("64k", "Ranges of 64 KiB, 8 clients", runs.downloads(8, 64 * KIB), ALL, FEW, _ranges(64 * KIB)),
+    Case("1m", "Ranges of 1 MiB, 8 clients", runs.downloads(8, MIB), (*ALL, BEFORE), FEW, _ranges(MIB)),
+    Case(
+        "64k", "Ranges of 64 KiB, 8 clients", runs.downloads(8, 64 * KIB), (*ALL, BEFORE), FEW,
+        _ranges(64 * KIB),
+    ),
     Case("seek", "Seek on a new connection, to the first byte", runs.seeks, ALL, FEW, _ranges(64 * KIB)),
     Case("ping", "A small answer while 16 download", runs.pings, ALL, ("nginx", *OURS), _whole),
     Case("gridfs", "GridFS, one client, whole films", runs.downloads(1), GRIDFS, GRIDFS, _whole),
     Case(
-        "gridfs-1m", "GridFS, ranges of 1 MiB, 8 clients", runs.downloads(8, MIB), GRIDFS, GRIDFS,
-        _ranges(MIB),
+        "gridfs-1m", "GridFS, ranges of 1 MiB, 8 clients", runs.downloads(8, MIB),
+        (*GRIDFS, BEFORE_GRIDFS), GRIDFS, _ranges(MIB),
+    ),
+    Case(
+        "gridfs-64k", "GridFS, ranges of 64 KiB, 8 clients", runs.downloads(8, 64 * KIB),
+        (*GRIDFS, BEFORE_GRIDFS), GRIDFS, _ranges(64 * KIB),
     ),
     Case(
         "gridfs-asked", "Bytes that mongod sends for each requested byte", runs.mongod_traffic, GRIDFS,
         GRIDFS,
+    ),
+    Case("put-1k", "PUT of 1 KB, one client", runs.small_uploads(1), PROGRESS, PROGRESS),
+    Case("put-1k-16", "PUT of 1 KB, 16 clients", runs.small_uploads(16), PROGRESS, PROGRESS),
+    Case(
+        "gridfs-put-1k", "GridFS, PUT of 1 KB, one client", runs.small_uploads(1), GRIDFS_PROGRESS,
+        GRIDFS_PROGRESS,
+    ),
+    Case(
+        "gridfs-put-1k-16", "GridFS, PUT of 1 KB, 16 clients", runs.small_uploads(16), GRIDFS_PROGRESS,
+        GRIDFS_PROGRESS,
+    ),
+    Case("list", "A list of 1,000 files", runs.lists, PROGRESS, PROGRESS, runs.list_exists),
+    Case(
+        "gridfs-list", "GridFS, a list of 1,000 files", runs.lists, GRIDFS_PROGRESS, GRIDFS_PROGRESS,
+        runs.list_exists,
     ),
     Case(
         "put", "Upload by PUT", runs.uploads("put"), ("nginx", *OURS), ("nginx", "Seekable"), fresh=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.downloads import download
+from benchmarks.exchanges import get, put_small
 from benchmarks.seeks import ping, seek
 from benchmarks.slow import read_slowly
 from benchmarks.uploads import form, put
@@ -24,6 +25,8 @@ KINDS: dict[str, Callable[..., dict[str, float]]] = {
     "slow": read_slowly,
     "put": put,
     "form": form,
+    "put-small": put_small,
+    "get": get,
 }
 
 

@@ -15,8 +15,12 @@ TOOLS = ROOT / "build" / "tools"
 
 @dataclass(frozen=True)
 class Place:
-    """The folders and addresses of one server. `home` is its own, on the file system of `films`."""
+    """The folders and addresses of one server.
 
+    `home` is its own, on the file system of `films`. Python imports from `code`.
+    """
+
+    code: Path
     films: Path
     home: Path
     port: int
@@ -27,8 +31,9 @@ class Place:
 class Contestant:
     """One server. `command` may write files into the home; `needs` is a required program or package.
 
-    With `gridfs` its film is in MongoDB. `put` and `form` are the paths that accept uploads, or None;
-    `stored` is the path at which an upload is then served.
+    With `gridfs` its film is in MongoDB; with `own_library` it shares neither folder nor database with
+    others; `before` runs the code of an earlier commit. `put` and `form` are the paths that accept uploads,
+    or None; `stored` is the path at which an upload is then served.
     """
 
     name: str
@@ -36,6 +41,8 @@ class Contestant:
     environment: Callable[[Place], Mapping[str, object]] = lambda place: {}
     needs: str | None = None
     gridfs: bool = False
+    own_library: bool = False
+    before: bool = False
     film: str = "/film.mp4"
     ping: str = "/ping.txt"
     put: str | None = None
@@ -120,6 +127,8 @@ _OURS: dict[str, Any] = {
     "stored": "/files/{}",
 }
 
+BEFORE, BEFORE_GRIDFS = "Seekable before", "Seekable before, GridFS"
+
 CONTESTANTS = {
     one.name: one
     for one in [
@@ -141,5 +150,9 @@ CONTESTANTS = {
         ),
         Contestant("Seekable", _seekable, _ours, **_OURS),
         Contestant("Seekable GridFS", _seekable, _ours_gridfs, gridfs=True, **_OURS),
+        Contestant(BEFORE, _seekable, _ours, own_library=True, before=True, **_OURS),
+        Contestant(
+            BEFORE_GRIDFS, _seekable, _ours_gridfs, gridfs=True, own_library=True, before=True, **_OURS
+        ),
     ]
 }

@@ -79,7 +79,7 @@ class _Scale:
 
 def _groups(case: Case, found: CaseResult) -> list[Group]:
     """Return the first figure of a case, and every other one with a goal as a ratio to its reference."""
-    reference = next(name for name in case.contestants if name in found.rounds)
+    reference = next(iter(found.rounds))
     goals = [goal for goal in GOALS if (goal.case, goal.over) == (case.name, reference)]
     groups = []
     for figure in dict.fromkeys([*found.figures()[:1], *(goal.figure for goal in goals)]):

@@ -20,7 +20,11 @@ def report(results: Results, about: str) -> str:
 
 def goals(results: Results) -> str:
     """Return the table of our figures beside their goals."""
-    shown = [goal for goal in GOALS if goal.case in results and goal.who in results[goal.case].rounds]
+    shown = [
+        goal
+        for goal in GOALS
+        if goal.case in results and {goal.who, goal.over or goal.who} <= results[goal.case].rounds.keys()
+    ]
     rows = [_goal(goal, results[goal.case]) for goal in shown]
     if not rows:
         return ""
@@ -54,7 +58,7 @@ def _values(found: CaseResult, name: str, figure: str, over: str | None) -> list
 
 def table(case: Case, found: CaseResult) -> str:
     """Return the table of one case: each figure, and its ratio to the first contestant, round by round."""
-    reference = next(name for name in case.contestants if name in found.rounds)
+    reference = next(iter(found.rounds))
     figures = [figure for figure in found.figures() if figure != BUSY]
     rows = [
         _row(found, name, figure, reference)

@@ -11,6 +11,7 @@ from benchmarks.client import Client, Failed
 from benchmarks.measure import forget_peak, memory, processor_time
 from benchmarks.servers import Server
 from benchmarks.testbed import MIB, Testbed
+from benchmarks.wire import Target, Unexpected
 
 Figures = dict[str, float]
 Run = Callable[[Server, Testbed], Figures]
@@ -32,13 +33,14 @@ def downloads(connections: int, length: int | None = None) -> Run:
             seconds=testbed.effort.seconds,
         ).result()
         used = [now - then for now, then in zip(_processor(server, testbed), before, strict=True)]
-        gigabytes = found["all_bytes"] / 1e9
-        rate = found["bytes"] / 1e9 if length is None else found["answers"]
+        rate, done, unit = found["bytes"] / 1e9, found["all_bytes"] / 1e9, "CPU-s/GB"
+        if length is not None:
+            rate, done, unit = found["answers"], found["all_answers"] / 1e6, "CPU µs"
         return {
             "GB/s" if length is None else "ranges/s": rate / found["seconds"],
-            "CPU-s/GB": used[0] / gigabytes,
+            unit: used[0] / done,
             BUSY: found["busy"],
-            **({"mongod CPU-s/GB": used[1] / gigabytes} if server.contestant.gridfs else {}),
+            **({f"mongod {unit}": used[1] / done} if server.contestant.gridfs else {}),
         }
 
     return run
@@ -116,6 +118,51 @@ def uploads(kind: str) -> Run:
         }
 
     return run
+
+
+def small_uploads(connections: int, size: int = 1 << 10) -> Run:
+    """Return a run that uploads small files under new names, on connections that stay open."""
+
+    def run(server: Server, testbed: Testbed) -> Figures:
+        return _exchanges(
+            "put-small", server.at(f"/files/{connections}"), server, testbed,
+            connections=connections, size=size,
+        )  # fmt: skip
+
+    return run
+
+
+def lists(server: Server, testbed: Testbed) -> Figures:
+    """Measure lists of 1,000 files, one after the other."""
+    return _exchanges("get", server.at(LIST), server, testbed, connections=1)
+
+
+def _exchanges(kind: str, target: Target, server: Server, testbed: Testbed, **options: int) -> Figures:
+    before = _processor(server, testbed)
+    found = Client(kind, target, seconds=testbed.effort.seconds, **options).result()
+    used = [now - then for now, then in zip(_processor(server, testbed), before, strict=True)]
+    answers = found["all_answers"]
+    return {
+        "answers/s": found["answers"] / found["seconds"],
+        "p50 ms": found["p50"] * 1e3,
+        "p99 ms": found["p99"] * 1e3,
+        "CPU ms": used[0] / answers * 1e3,
+        BUSY: found["busy"],
+        **({"mongod CPU ms": used[1] / answers * 1e3} if server.contestant.gridfs else {}),
+    }
+
+
+LISTED = 1000
+LIST = f"/files?folder=list&limit={LISTED}"
+
+
+def list_exists(server: Server) -> None:
+    """Upload the files of the list if they are missing. Raises Unexpected if it then lacks any."""
+    paths = [f"/files/list/A film with a usual name, {number:04}.mp4" for number in range(LISTED)]
+    if verify.number_listed(server, LIST) < LISTED:
+        verify.fill(server, paths)
+    if (found := verify.number_listed(server, LIST)) != LISTED:
+        raise Unexpected(f"The list has {found} files, not {LISTED}.")
 
 
 def mongod_traffic(server: Server, testbed: Testbed) -> Figures:

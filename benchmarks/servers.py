@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.contestants import ROOT, Contestant, Place, program
+from benchmarks.contestants import Contestant, Place, program
 from benchmarks.wire import Target
 from deploy.run_gridfs import start_bound
 
@@ -57,7 +57,9 @@ class Server:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
         own = self.contestant.environment(self.place)
         environment |= {key: str(value) for key, value in own.items()}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(self.place.code), environment.get("PYTHONPATH")])
+        )
         with self._log.open("wb") as log:
             self._process = start_bound(
                 self.contestant.command(self.place),

@@ -15,7 +15,7 @@ from types import FrameType
 from gridfs import GridFSBucket
 
 from benchmarks.client import Client
-from benchmarks.contestants import CONTESTANTS, Place
+from benchmarks.contestants import CONTESTANTS, ROOT, Place
 from benchmarks.servers import Server, free_port, stopped_at_the_end
 from deploy.run_gridfs import Mongod
 
@@ -36,6 +36,7 @@ class Effort:
 
 
 FULL = Effort(1.2, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=96 * MIB, within=math.inf)
+COMPARISON = Effort(1.0, rounds=5, seeks=100, film=128 * MIB, gridfs_film=64 * MIB, within=math.inf)
 QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, within=150)
 
 
@@ -53,15 +54,17 @@ class Testbed:
 
 
 @contextmanager
-def prepared(effort: Effort, names: set[str]) -> Iterator[Testbed]:
-    """Prepare the films and these contestants; on exit, stop all processes and remove all files."""
+def prepared(effort: Effort, names: set[str], before: Path = ROOT) -> Iterator[Testbed]:
+    """Prepare the films and these contestants; on exit, stop all processes and remove all files.
+
+    `before` is a folder with the code of an earlier commit, for the contestants that run it.
+    """
     deadline = time.monotonic() + effort.within
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seekable-bench-")))
         servers = stack.enter_context(stopped_at_the_end())
-        (folder / "films").mkdir()
         mongod = Mongod(folder / "mongod", free_port())
         if any(CONTESTANTS[name].gridfs for name in names):
             stack.callback(mongod.stop)
@@ -69,8 +72,16 @@ def prepared(effort: Effort, names: set[str]) -> Iterator[Testbed]:
         for name in sorted(names | {"Seekable"}):
             contestant = CONTESTANTS[name]
             home = folder / name.replace(" ", "-")
-            place = Place(folder / "films", home, free_port(), mongod.url("films"))
-            film = folder / "short.mp4" if contestant.gridfs else folder / "films" / "film.mp4"
+            films = home / "films" if contestant.own_library else folder / "films"
+            films.mkdir(parents=True, exist_ok=True)
+            place = Place(
+                code=before if contestant.before else ROOT,
+                films=films,
+                home=home,
+                port=free_port(),
+                mongodb=mongod.url("before" if contestant.own_library else "films"),
+            )
+            film = folder / "short.mp4" if contestant.gridfs else films / "film.mp4"
             servers[name] = Server(contestant, place, film)
         testbed = Testbed(effort, servers, mongod, folder / "small.bin", deadline)
         _make_films(testbed, folder)
@@ -86,17 +97,15 @@ def _make_films(testbed: Testbed, folder: Path) -> None:
     film, short = folder / "film.bin", folder / "short.mp4"
     _fill(testbed.small, MIB)
     _fill(film, testbed.effort.film)
-    ours = testbed.servers["Seekable"]
-    ours.start()
-    upload(testbed, ours, film, "/files/film.mp4")
-    film.write_text("pong\n")
-    upload(testbed, ours, film, "/files/ping.txt")
-    film.unlink()
+    ours = [server for server in testbed.servers.values() if server.contestant.film == "/files/film.mp4"]
     if any(server.contestant.gridfs for server in testbed.servers.values()):
         _fill(short, testbed.effort.gridfs_film)
-    if grid := testbed.servers.get("Seekable GridFS"):
-        grid.start()
-        upload(testbed, grid, short, "/files/film.mp4")
+    for server in ours:
+        server.start()
+        upload(testbed, server, short if server.contestant.gridfs else film, "/files/film.mp4")
+    film.write_text("pong\n")
+    upload(testbed, testbed.servers["Seekable"], film, "/files/ping.txt")
+    film.unlink()
     if tutorial := testbed.servers.get("GridFS tutorial"):
         # As the tutorial stores a film: in chunks of the driver's default length.
         with testbed.mongod.direct() as client, short.open("rb") as opened:

@@ -1,9 +1,12 @@
 """Check that a contestant sends and stores the right bytes; outside of the timed part of a run."""
 
 import http.client
+import json
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from benchmarks.servers import Server
 from benchmarks.wire import Unexpected
@@ -46,6 +49,31 @@ def ranges(server: Server, length: int, count: int = 8) -> None:
                 _expect(right, f"wrong bytes for {asked}")
                 described = answer.headers["content-range"]
                 _expect(described == f"bytes {asked[6:]}/{size}", f"Content-Range: {described}")
+    finally:
+        connection.close()
+
+
+def number_listed(server: Server, path: str) -> int:
+    """Return the number of files in a list of ours."""
+    connection = _connect(server)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        _expect(answer.status == 200, f"status {answer.status} for a list")
+        return len(json.load(answer)["items"])
+    finally:
+        connection.close()
+
+
+def fill(server: Server, paths: Iterable[str]) -> None:
+    """Upload a few bytes to each path."""
+    connection = _connect(server)
+    try:
+        for path in paths:
+            connection.request("PUT", quote(path), b"film")
+            answer = connection.getresponse()
+            answer.read()
+            _expect(answer.status == 201, f"status {answer.status} for PUT")
     finally:
         connection.close()
 
