@@ -1,25 +1,30 @@
-"""Opens SQL databases and migrates their schema."""
+"""Opens SQL databases and migrates their schema.
+
+Alembic is imported only to migrate: it takes a fifth of the time of a start, and 11 MiB.
+"""
 
 from contextlib import ExitStack
-from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, column, inspect, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.database.open_library import NEWER_SCHEMA
 from app.database.sql.engine import BUSY_TIMEOUT_MS, OUTCOME_TIMEOUT_S, Database
+from app.database.sql.schema import HEAD
 from app.database.sql.sqlite import Sqlite
 from app.settings import ConfigurationError
 from app.storage.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_VERSION = table("alembic_version", column("version_num"))
+"""The table in which Alembic stores the revision of the schema."""
 
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
 _POSTGRESQL = {"postgresql+psycopg", "postgresql", "postgres"}  # many database hosts write the last form
@@ -73,8 +78,10 @@ def _load_driver() -> None:
         ) from None
 
 
-def alembic_config() -> Config:
+def alembic_config() -> "Config":
     """Return the Alembic configuration. Finds the migrations in a checkout and in an installed wheel."""
+    from alembic.config import Config  # noqa: PLC0415
+
     package = Path(str(files("app")))
     inside, beside = package / "alembic", package.parent / "alembic"
     config = Config()
@@ -82,20 +89,18 @@ def alembic_config() -> Config:
     return config
 
 
-@cache
-def _migrations() -> ScriptDirectory:
-    return ScriptDirectory.from_config(alembic_config())
-
-
 def schema_state(connection: Connection) -> tuple[Literal["none", "due", "done", "newer"], str]:
     """Return how the schema of a database compares with that of this program, and its version."""
-    version = MigrationContext.configure(connection).get_current_revision()
-    scripts = _migrations()
+    if not inspect(connection).has_table(_VERSION.name):
+        return "none", ""
+    version = connection.scalar(select(_VERSION.c.version_num))
     if version is None:
         return "none", ""
-    if version == scripts.get_current_head():
+    if version == HEAD:
         return "done", version
-    known = {script.revision for script in scripts.walk_revisions()}
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
     return "due" if version in known else "newer", version
 
 
@@ -110,6 +115,8 @@ def migrate(database: Database) -> None:
             raise StorageUnavailable(f"{NEWER_SCHEMA} Its schema is {version}.")
         if state == "done":
             return
+        from alembic import command  # noqa: PLC0415
+
         config = alembic_config()
         config.attributes["connection"] = session.connection()
         command.upgrade(config, "head")

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from sqlalchemy import delete, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.accounts.login_limits import Bucket, pour
@@ -22,6 +21,9 @@ class SqlLeases:
         self._database = database
 
     def acquire(self, name: str, holder: str, for_s: float) -> bool:
+        # Imported here, so that a server on SQLite does not load the dialect.
+        from sqlalchemy.dialects.postgresql import insert  # noqa: PLC0415
+
         now = self._database.clock
         row = insert(LeaseRow).values(name=name, holder=holder, expires_at=now + for_s)
         ours_or_expired = or_(LeaseRow.holder == holder, LeaseRow.expires_at <= now)

@@ -3,6 +3,7 @@
 import re
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from sqlalchemy import make_url, text
 
 from app.database.sql.engine import Database
 from app.database.sql.opening import alembic_config, migrate
-from app.database.sql.schema import UNJUDGED, MediaRow
+from app.database.sql.schema import HEAD, UNJUDGED, MediaRow
 from app.database.sql.sqlite import Sqlite
 from tests.support.forking import completed
 
@@ -32,6 +33,10 @@ def check(database: Database) -> None:
     with database.writing() as session:
         scripts.attributes["connection"] = session.connection()
         command.check(scripts)
+
+
+def test_head_is_newest_migration() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == HEAD
 
 
 def test_tables_match_migrations(database: Database) -> None:
@@ -72,6 +77,23 @@ def test_migrate_is_idempotent_and_safe_in_parallel(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "files" / ".seekable" / "seekable.db") as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(head,)]
     connection.close()
+
+
+def test_start_on_newest_schema_loads_neither_alembic_nor_drivers_of_others(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from app.database import prepare_database\n"
+        "from app.settings import Settings\n"
+        "prepare_database(Settings(files_dir=sys.argv[1]))\n"
+        "print(*sys.modules)"
+    )
+
+    def loaded() -> set[str]:
+        command = [sys.executable, "-c", code, tmp_path]
+        return {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()}
+
+    assert "alembic" in loaded()
+    assert loaded().isdisjoint({"alembic", "sqlalchemy.dialects.postgresql", "psycopg", "mongoengine"})
 
 
 def test_library_of_version_before_encodings_opens(database: Database) -> None:
