@@ -32,8 +32,9 @@ class Contestant:
     """One server. `command` may write files into the home; `needs` is a required program or package.
 
     With `gridfs` its film is in MongoDB; with `own_library` it shares neither folder nor database with
-    others; `before` runs the code of an earlier commit. `put` and `form` are the paths that accept uploads,
-    or None; `stored` is the path at which an upload is then served.
+    others; `before` runs the code of an earlier commit. `ping` is a small answer; `ready`, if given, is
+    another one that has status 200 only when the server is ready. `put` and `form` are the paths that accept
+    uploads, or None; `stored` is the path at which an upload is then served.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Contestant:
     before: bool = False
     film: str = "/film.mp4"
     ping: str = "/ping.txt"
+    ready: str | None = None
     put: str | None = None
     form: str | None = None
     stored: str = "/{}"
@@ -57,7 +59,7 @@ def program(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def _nginx(place: Place) -> list[object]:
+def _nginx(place: Place, access_log: str = "off") -> list[object]:
     home = place.home
     user = "user root;" if os.geteuid() == 0 else ""
     temporary = "".join(
@@ -67,7 +69,7 @@ def _nginx(place: Place) -> list[object]:
         {user} daemon off; worker_processes 1; pid {home}/nginx.pid; error_log {home}/error.log;
         events {{ worker_connections 4096; }}
         http {{
-            access_log off; sendfile on; tcp_nopush off; keepalive_requests 1000000000; {temporary}
+            access_log {access_log}; sendfile on; tcp_nopush off; keepalive_requests 1000000000; {temporary}
             types {{ video/mp4 mp4; text/plain txt; }}
             server {{
                 listen 127.0.0.1:{place.port} backlog=4096; root {place.films};
@@ -75,6 +77,10 @@ def _nginx(place: Place) -> list[object]:
             }}
         }}""")
     return [program("nginx"), "-e", home / "error.log", "-p", home, "-c", home / "nginx.conf"]
+
+
+def _nginx_log(place: Place) -> list[object]:
+    return _nginx(place, f"{place.home}/access.log")
 
 
 def _caddy(place: Place) -> list[object]:
@@ -108,11 +114,15 @@ def _seekable(place: Place) -> list[object]:
     return [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", place.port]
 
 
-_QUIET = {"SEEKABLE_ACCESS_LOG": "false"}  # no contestant logs requests
+_QUIET = {"SEEKABLE_ACCESS_LOG": "false"}  # only the contestants named so log requests
 
 
 def _ours(place: Place) -> dict[str, object]:
     return {**_QUIET, "SEEKABLE_FILES_DIR": place.films}
+
+
+def _ours_log(place: Place) -> dict[str, object]:
+    return {"SEEKABLE_ACCESS_LOG": "true", "SEEKABLE_FILES_DIR": place.films}
 
 
 def _ours_gridfs(place: Place) -> dict[str, object]:
@@ -122,6 +132,7 @@ def _ours_gridfs(place: Place) -> dict[str, object]:
 _OURS: dict[str, Any] = {
     "film": "/files/film.mp4",
     "ping": "/health/live",
+    "ready": "/health/ready",
     "put": "/files/{}",
     "form": "/file/upload",
     "stored": "/files/{}",
@@ -133,6 +144,7 @@ CONTESTANTS = {
     one.name: one
     for one in [
         Contestant("nginx", _nginx, needs="nginx", put="/put/{}", stored="/put/{}"),
+        Contestant("nginx, log", _nginx_log, needs="nginx"),
         Contestant("Caddy", _caddy, lambda place: {"HOME": place.home, "GOMAXPROCS": 1}, needs="caddy"),
         Contestant("aiohttp", _aiohttp, needs="aiohttp"),
         Contestant("Starlette", _uvicorn("starlette"), _films),
@@ -150,6 +162,7 @@ CONTESTANTS = {
         ),
         Contestant("Seekable", _seekable, _ours, **_OURS),
         Contestant("Seekable GridFS", _seekable, _ours_gridfs, gridfs=True, **_OURS),
+        Contestant("Seekable, log", _seekable, _ours_log, own_library=True, **_OURS),
         Contestant(BEFORE, _seekable, _ours, own_library=True, before=True, **_OURS),
         Contestant(
             BEFORE_GRIDFS, _seekable, _ours_gridfs, gridfs=True, own_library=True, before=True, **_OURS

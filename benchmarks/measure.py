@@ -41,6 +41,14 @@ def memory(pid: int, *, peak: bool = False) -> int:
     return total
 
 
+def read_into_page_cache(file: Path) -> None:
+    """Read a file, so that a run does not measure the disk: some kernels evict idle pages within minutes."""
+    buffer = bytearray(1 << 20)
+    with file.open("rb", buffering=0) as opened:
+        while opened.readinto(buffer):
+            pass
+
+
 def forget_peak(pid: int) -> None:
     for one in tree(pid):
         with suppress(*_GONE):

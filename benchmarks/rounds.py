@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.cases import Case
-from benchmarks.measure import wait_until_idle
+from benchmarks.measure import read_into_page_cache, wait_until_idle
 from benchmarks.ratios import round_order
 from benchmarks.runs import Figures
 from benchmarks.servers import Server
@@ -36,6 +36,8 @@ def run_case(case: Case, names: tuple[str, ...], testbed: Testbed, found: CaseRe
         _try(name, found, _checked, case, testbed)
     for number in range(rounds):
         _show_progress(f"{case.name}: round {number + 1} of {rounds}")
+        for film in {testbed.servers[name].film for name in names}:
+            read_into_page_cache(film)
         for name in round_order(names, number):
             if time.monotonic() > testbed.deadline:
                 found.failed.setdefault(name, "the time limit was reached")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from app.database.gridfs.bucket import CHUNK_SIZE
 from benchmarks import verify
 from benchmarks.client import Client, Failed
-from benchmarks.measure import forget_peak, memory, processor_time
+from benchmarks.measure import forget_peak, memory, processor_time, wait_until_idle
 from benchmarks.servers import Server
 from benchmarks.testbed import MIB, Testbed
 from benchmarks.wire import Target, Unexpected
@@ -18,6 +18,12 @@ Run = Callable[[Server, Testbed], Figures]
 
 BUSY = "client busy"
 """Fraction of a run in which the client used the processor; near 1 the client was the bottleneck."""
+
+
+GRIDFS_BOUND = 1.6
+"""GB/s that two cores of the machine in docs/benchmarks.md can send from GridFS at best, with the work of
+mongod, of decoding and of sending; a server reaches a share of it."""
+BOUND_SHARE = f"of {GRIDFS_BOUND} GB/s"
 
 
 def downloads(connections: int, length: int | None = None) -> Run:
@@ -36,12 +42,15 @@ def downloads(connections: int, length: int | None = None) -> Run:
         rate, done, unit = found["bytes"] / 1e9, found["all_bytes"] / 1e9, "CPU-s/GB"
         if length is not None:
             rate, done, unit = found["answers"], found["all_answers"] / 1e6, "CPU µs"
-        return {
+        figures = {
             "GB/s" if length is None else "ranges/s": rate / found["seconds"],
             unit: used[0] / done,
             BUSY: found["busy"],
-            **({f"mongod {unit}": used[1] / done} if server.contestant.gridfs else {}),
         }
+        if server.contestant.gridfs:
+            figures[f"mongod {unit}"] = used[1] / done
+            figures[BOUND_SHARE] = found["bytes"] / found["seconds"] / (GRIDFS_BOUND * 1e9)
+        return figures
 
     return run
 
@@ -57,17 +66,30 @@ def seeks(server: Server, testbed: Testbed) -> Figures:
     return {"p50 ms": found["p50"] * 1e3, "p99 ms": found["p99"] * 1e3}
 
 
-def pings(server: Server, testbed: Testbed) -> Figures:
-    """Measure the smallest response, requested every 10 ms while 16 clients download at full speed."""
-    seconds = max(1.0, testbed.effort.seconds)
-    load = Client("download", server.target, connections=16, length=None, seconds=seconds + 1)
-    time.sleep(0.5)
-    small = server.at(server.contestant.ping)
-    try:
-        found = Client("ping", small, seconds=seconds).result()
-    finally:
-        load.result()
-    return {"worst ms": found["worst"] * 1e3, "p99 ms": found["p99"] * 1e3}
+def pings(*, downloads: int = 0, listers: int = 0) -> Run:
+    """Return a run that requests the smallest response every 10 ms, while other clients load the server."""
+
+    def run(server: Server, testbed: Testbed) -> Figures:
+        seconds = max(1.0, 2 * testbed.effort.seconds)
+        if downloads:
+            load = Client("download", server.target, connections=downloads, length=None, seconds=seconds + 1)
+        else:
+            load = Client("get", server.at(LIST), connections=listers, seconds=seconds + 1)
+        time.sleep(0.5)
+        try:
+            found = Client("ping", server.at(server.contestant.ping), seconds=seconds).result()
+        finally:
+            load.result()
+        return {"worst ms": found["worst"] * 1e3, "p99 ms": found["p99"] * 1e3}
+
+    return run
+
+
+def start(server: Server, testbed: Testbed) -> Figures:
+    """Measure the time from exec(2) to a server that is ready, and the memory of one without clients."""
+    time.sleep(2)  # what the server does after its start is over
+    wait_until_idle(server.pid)
+    return {"ready after s": server.ready_after, "idle RSS MiB": memory(server.pid) / MIB}
 
 
 def slow_readers(count: int) -> Run:
@@ -90,7 +112,7 @@ def slow_readers(count: int) -> Run:
 
 
 def uploads(kind: str) -> Run:
-    """Return a run that uploads a film by `put` or `form`, after a sync of the disks."""
+    """Return a run that uploads a file by `put` or `form`, after a sync of the disks."""
 
     def run(server: Server, testbed: Testbed) -> Figures:
         address = getattr(server.contestant, kind)
@@ -103,13 +125,13 @@ def uploads(kind: str) -> Run:
         os.sync()
         forget_peak(server.pid)
         idle, used = memory(server.pid), processor_time(server.pid)
-        found = Client(kind, target, file=str(server.film), **options).result()
+        found = Client(kind, target, file=str(testbed.upload), **options).result()
         growth, used = memory(server.pid, peak=True) - idle, processor_time(server.pid) - used
         if (server.name, kind) not in testbed.checked:
-            verify.whole(server, stored, server.film)
+            verify.whole(server, stored, testbed.upload)
             testbed.checked.add((server.name, kind))
         verify.remove(server, stored)
-        gigabytes = server.film.stat().st_size / 1e9
+        gigabytes = testbed.effort.upload / 1e9
         return {
             "GB/s": gigabytes / found["seconds"],
             "CPU-s/GB": used / gigabytes,

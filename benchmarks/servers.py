@@ -27,6 +27,7 @@ class Server:
         self.place = place
         self.film = film
         self._log = place.home / "server.log"
+        self.ready_after = 0.0  # seconds of the last start, from exec(2) to a server that is ready
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -68,18 +69,21 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        deadline = time.monotonic() + within
+        begun = time.monotonic()
+        deadline = begun + within
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 output = self._log.read_text(errors="replace").strip()
                 raise NotStarted(f"its log ends with {output.rpartition(chr(10))[2][-500:]!r}")
-            time.sleep(0.05)
+            time.sleep(0.01)
+        self.ready_after = time.monotonic() - begun
 
     def _answers(self) -> bool:
         with suppress(OSError), self.at("/").connect() as connection:
-            connection.send(self.at(self.contestant.ping).get())
-            return connection.recv(8) == b"HTTP/1.1"
+            connection.send(self.at(self.contestant.ready or self.contestant.ping).get())
+            answer = connection.recv(12)
+            return answer == b"HTTP/1.1 200" or (not self.contestant.ready and answer.startswith(b"HTTP/1.1"))
         return False
 
     def stop(self, within: float = 10) -> None:

@@ -25,30 +25,35 @@ MIB = 1 << 20
 @dataclass(frozen=True)
 class Effort:
     """The size of a benchmark: seconds and seeks per run, rounds, the bytes of the films in a folder and in
-    GridFS, and the seconds after which no run starts."""
+    GridFS and of an upload, and the seconds after which no run starts."""
 
     seconds: float
     rounds: int
     seeks: int
     film: int
     gridfs_film: int
+    upload: int
     within: float
 
 
-FULL = Effort(1.2, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=96 * MIB, within=math.inf)
-COMPARISON = Effort(1.0, rounds=5, seeks=100, film=128 * MIB, gridfs_film=64 * MIB, within=math.inf)
-QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, within=150)
+FULL = Effort(1.2, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=96 * MIB, upload=256 * MIB, within=1800)
+COMPARISON = Effort(
+    1.0, rounds=5, seeks=100, film=128 * MIB, gridfs_film=64 * MIB, upload=64 * MIB, within=math.inf
+)
+QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, upload=64 * MIB, within=240)
 
 
 @dataclass
 class Testbed:
-    """The environment of all runs. `small` is a file of 1 MiB for warming up; `deadline` is a time of
-    time.monotonic(); `checked` holds the contestants and kinds whose uploads have been compared."""
+    """The environment of all runs. `small` is a file of 1 MiB for warming up, `upload` one of `effort.upload`
+    bytes; `deadline` is a time of time.monotonic(); `checked` holds the contestants and kinds whose uploads
+    have been compared."""
 
     effort: Effort
     servers: dict[str, Server]
     mongod: Mongod
     small: Path
+    upload: Path
     deadline: float
     checked: set[tuple[str, str]] = field(default_factory=set)
 
@@ -83,7 +88,7 @@ def prepared(effort: Effort, names: set[str], before: Path = ROOT) -> Iterator[T
             )
             film = folder / "short.mp4" if contestant.gridfs else films / "film.mp4"
             servers[name] = Server(contestant, place, film)
-        testbed = Testbed(effort, servers, mongod, folder / "small.bin", deadline)
+        testbed = Testbed(effort, servers, mongod, folder / "small.bin", folder / "upload.bin", deadline)
         _make_films(testbed, folder)
         yield testbed
 
@@ -96,15 +101,16 @@ def _make_films(testbed: Testbed, folder: Path) -> None:
     """Upload the films through Seekable, so that it has indexed them before the first run."""
     film, short = folder / "film.bin", folder / "short.mp4"
     _fill(testbed.small, MIB)
+    _fill(testbed.upload, testbed.effort.upload)
     _fill(film, testbed.effort.film)
     ours = [server for server in testbed.servers.values() if server.contestant.film == "/files/film.mp4"]
     if any(server.contestant.gridfs for server in testbed.servers.values()):
         _fill(short, testbed.effort.gridfs_film)
     for server in ours:
         server.start()
-        upload(testbed, server, short if server.contestant.gridfs else film, "/files/film.mp4")
+        _upload(server, short if server.contestant.gridfs else film, "/files/film.mp4")
     film.write_text("pong\n")
-    upload(testbed, testbed.servers["Seekable"], film, "/files/ping.txt")
+    _upload(testbed.servers["Seekable"], film, "/files/ping.txt")
     film.unlink()
     if tutorial := testbed.servers.get("GridFS tutorial"):
         # As the tutorial stores a film: in chunks of the driver's default length.
@@ -113,8 +119,8 @@ def _make_films(testbed: Testbed, folder: Path) -> None:
             GridFSBucket(client["films"]).upload_from_stream(name, opened)
 
 
-def upload(testbed: Testbed, server: Server, file: Path, path: str) -> dict[str, float]:
-    return Client("put", server.at(path), file=str(file)).result()
+def _upload(server: Server, file: Path, path: str) -> None:
+    Client("put", server.at(path), file=str(file)).result()
 
 
 def _fill(path: Path, size: int) -> None:
