@@ -90,6 +90,8 @@ class StallClock:
 class StepTimer:
     """The time since one client last made progress."""
 
+    __slots__ = ("_since", "_step")
+
     def __init__(self) -> None:
         self._step: tuple[WaitingFor, object] | None = None
         self._since = 0.0
@@ -110,6 +112,8 @@ class StepTimer:
 class BodyRate:
     """The rate at which the body of a request arrives, measured while the server reads."""
 
+    __slots__ = ("_last_tick", "_request", "_start", "_waited")
+
     def __init__(self) -> None:
         self._request: object = None
         self._waited = 0.0
@@ -124,7 +128,7 @@ class BodyRate:
         `received` counts the bytes of the whole connection, `now` is the time of a StallClock. Time in which
         the server does not read does not count.
         """
-        if request is not self._request:
+        if request != self._request:
             self._request, self._waited, self._start, self._last_tick = request, 0.0, received, None
         if waits and self._last_tick is not None:
             self._waited += now - self._last_tick

@@ -20,8 +20,8 @@ from uvicorn.supervisors import ChangeReload
 from app import logs
 from app.server.connection_limits import ConnectionLimits, connections_within
 from app.server.deadlines import ClientLimits, StallClock
+from app.server.http_connection import HttpConnection
 from app.server.listen import BACKLOG, listener_url
-from app.server.protocol import HttpProtocol
 from app.server.request_log import RequestLog
 from app.server.uvicorn_config import UvicornConfig
 from app.server.websocket import WebSocketProtocol
@@ -88,8 +88,9 @@ class _Server(uvicorn.Server):
             self._wait_to_close(self._closes_at)
         if counter % _DEADLINE_TICKS == 0:
             now = self._clock.time(time.monotonic())
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
+            connections: list[object] = list(self.server_state.connections)  # WebSockets, too
+            for connection in connections:
+                if isinstance(connection, HttpConnection):
                     connection.check_deadlines(now)
         return await super().on_tick(counter)
 
@@ -202,7 +203,7 @@ def _config(options: ServerOptions, **overrides: Any) -> UvicornConfig:
     within = None if descriptors == resource.RLIM_INFINITY else connections_within(descriptors)
     return UvicornConfig(
         APP,
-        protocol=HttpProtocol,
+        protocol=HttpConnection,
         limits=options.limits,
         connections=ConnectionLimits(
             per_peer=options.max_connections_per_peer,

@@ -26,6 +26,8 @@ class FileSender:
     has to wait.
     """
 
+    __slots__ = ("_loop", "_socket", "_waiting", "sent")
+
     def __init__(self, loop: asyncio.AbstractEventLoop, socket: int) -> None:
         self._loop = loop
         self._socket = socket

@@ -15,7 +15,7 @@ from app.main import create_app
 from app.resources.dependencies import Services
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import ClientLimits
-from app.server.protocol import HttpProtocol
+from app.server.http_connection import HttpConnection
 from app.server.uvicorn_config import UvicornConfig
 from app.settings import Settings
 from app.storage.contract import Storage
@@ -98,7 +98,7 @@ def serve_in_process(
 
     config = UvicornConfig(
         app,  # type: ignore[arg-type]  # Starlette's types of ASGI differ from uvicorn's
-        protocol=HttpProtocol,
+        protocol=HttpConnection,
         limits=ClientLimits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
         connections=ConnectionLimits(per_peer=1000, total=None, exempt=()),
         sendfile=True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.server.exchange import BODY_BUFFER_SIZE, LONG_BODY
+from app.server.http_connection import BODY_BUFFER_SIZE, LONG_BODY
 from tests.http.conftest import RawConnection
 from tests.system.live.clients import forked_python
 from tests.system.live.test_zerocopy import check_equal, server_code

@@ -14,10 +14,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.server.uvicorn_config import missing_features
 from tests.http.conftest import RawConnection
 from tests.support import need, need_root, run
 from tests.system.faults.tracing import inject_faults
@@ -32,20 +29,12 @@ MEMORY = Path("/dev/shm")
 SERVER_CODE = """
 import functools, sys
 import app.server.serving
-{before}
 app.server.serving.UvicornConfig = functools.partial(app.server.serving.UvicornConfig, {options})
 from app.cli import main
 main(["serve", "--port", "0"])
 """
 
 PLAIN = "import uvicorn; uvicorn.run('app.main:app', port=0)"
-
-# A private interface as a later uvicorn might change it.
-CHANGED = """
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-start = HttpToolsProtocol._start_asgi_task
-HttpToolsProtocol._start_asgi_task = lambda self, cycle, app, more=None: start(self, cycle, app)
-"""
 
 CERTIFICATE = "ssl_certfile='certificate.pem', ssl_keyfile='key.pem'"
 
@@ -61,8 +50,8 @@ class Variant:
     sendfile: bool = True
 
 
-def server_code(options: str = "", before: str = "") -> str:
-    return SERVER_CODE.format(options=options, before=before)
+def server_code(options: str = "") -> str:
+    return SERVER_CODE.format(options=options)
 
 
 VARIANTS = {
@@ -71,7 +60,6 @@ VARIANTS = {
     "by setting": Variant(server_code(), sendfile=False),
     "TLS": Variant(server_code(f"loop='uvloop', {CERTIFICATE}"), tls=True),
     "TLS on asyncio": Variant(server_code(f"loop='asyncio', {CERTIFICATE}"), tls=True),
-    "another uvicorn": Variant(server_code(before=CHANGED)),
     "plain uvicorn": Variant(PLAIN),
 }
 ZERO_COPY = [name for name, variant in VARIANTS.items() if variant.zero_copy]
@@ -241,24 +229,6 @@ def test_sendfile_sends_whole_film_where_possible(running: Running, tmp_path: Pa
     calls = [line for line in trace.read_text().splitlines() if "film.mp4" in line]
     sent = [int(line.rpartition(" = ")[2].partition(" ")[0]) for line in calls]
     assert sum(size for size in sent if size > 0) == (SIZE if running.variant.zero_copy else 0)
-
-
-@pytest.mark.parametrize("running", ["another uvicorn"], indirect=True)
-def test_warning_is_logged_once_when_uvicorn_differs(running: Running) -> None:
-    warnings = [line for line in running.program.log().splitlines() if " WARNING " in line]
-    assert len(warnings) == 1
-    assert "HttpToolsProtocol._start_asgi_task" in warnings[0]
-
-
-def test_missing_names_absent_attributes_of_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert missing_features() == []
-    monkeypatch.delattr(HttpToolsProtocol, "on_body")
-    monkeypatch.setattr(FlowControl, "__init__", lambda self, transport: setattr(self, "write_paused", False))
-    assert missing_features() == [
-        "HttpToolsProtocol.on_body",
-        "FlowControl.read_paused",
-        "FlowControl.write_paused",
-    ]
 
 
 # Events during a response

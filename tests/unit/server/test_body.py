@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.server.exchange import body_length
+from app.server.http1 import body_length
 
 LENGTH, CHUNKED = (b"content-length", b"12"), (b"transfer-encoding", b"chunked")
 

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 from app.metrics.request_counters import RequestCounters
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import ClientLimits
-from app.server.protocol import HttpProtocol
+from app.server.http_connection import HttpConnection
 from app.server.uvicorn_config import UvicornConfig
 from app.server.websocket import WebSocketProtocol
 
@@ -27,7 +27,7 @@ class Service:
     def __init__(self) -> None:
         self.requests: list[Received] = []
         self.headers: list[dict[bytes, bytes]] = []
-        self.connections: list[HttpProtocol] = []
+        self.connections: list[HttpConnection] = []
         self.port = 0
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -78,7 +78,7 @@ class Service:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        connection: HttpProtocol,
+        connection: HttpConnection,
         segments: Sequence[bytes],
     ) -> bytes:
         transport, sent = connection.transport, 0
@@ -110,7 +110,7 @@ async def serving() -> AsyncIterator[Service]:
     limits = ClientLimits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
     config = UvicornConfig(
         service.app,  # type: ignore[arg-type]
-        protocol=HttpProtocol,
+        protocol=HttpConnection,
         limits=limits,
         connections=ConnectionLimits(per_peer=1, total=None, exempt=()),
         sendfile=False,
@@ -123,8 +123,8 @@ async def serving() -> AsyncIterator[Service]:
     config.load()
     state = ServerState()
 
-    def make_protocol() -> HttpProtocol:
-        protocol = HttpProtocol(config, state, {"requests": RequestCounters()})
+    def make_protocol() -> HttpConnection:
+        protocol = HttpConnection(config, state, {"requests": RequestCounters()})
         service.connections.append(protocol)
         return protocol
 
