@@ -23,13 +23,13 @@ from app.storage.types import FileInfo
 
 
 class JSON(JSONResponse):
-    """A model or a value as JSON. The newline at its end keeps a terminal's prompt on a line of its own."""
+    """A model, a value or bytes of JSON. The newline at their end keeps a terminal's prompt on a line of its
+    own."""
 
     def render(self, content: Any) -> bytes:
-        text = (
-            content.model_dump_json().encode() if isinstance(content, BaseModel) else super().render(content)
-        )
-        return text + b"\n"
+        if isinstance(content, BaseModel):
+            content = content.model_dump_json().encode()
+        return (content if isinstance(content, bytes) else super().render(content)) + b"\n"
 
 
 class StaticAssets:

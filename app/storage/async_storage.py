@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -21,7 +21,18 @@ from app.storage.errors import (
 )
 from app.storage.maintenance import Maintenance, ScanStep, Usage, VerifyStep
 from app.storage.readahead import MemoryBudget, ReadPools, ThreadedOpenFile
-from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
+from app.storage.types import (
+    Address,
+    Committed,
+    Expect,
+    Expectation,
+    FileFields,
+    FileInfo,
+    Key,
+    Listing,
+    Page,
+    RenderedPage,
+)
 from app.storage.workers import Pool, wait_for_result, wait_until_done
 
 P = ParamSpec("P")
@@ -367,6 +378,20 @@ class ThreadedStorage:
 
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
         page = partial(self._timed("page", self._backend.page), listing, cursor=cursor, limit=limit)
+        return await self._listed(page)
+
+    async def render_page(
+        self,
+        listing: Listing,
+        render: Callable[[Iterable[FileFields]], bytes],
+        *,
+        cursor: str | None,
+        limit: int,
+    ) -> RenderedPage:
+        timed_page = self._timed("page", self._backend.render_page)
+        return await self._listed(partial(timed_page, listing, render, cursor=cursor, limit=limit))
+
+    async def _listed(self, page: Callable[..., T | None]) -> T:
         found = await self._reads.run(partial(page, wait=False))
         if found is None:
             found = await self._refreshes.run(partial(page, wait=True))

@@ -1,10 +1,20 @@
 """The blocking Protocols that a database implements; threads, read-ahead and hashing are added above them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from app.storage.maintenance import Maintenance
-from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Listing, Page
+from app.storage.types import (
+    Address,
+    Committed,
+    Expectation,
+    FileFields,
+    FileInfo,
+    Key,
+    Listing,
+    Page,
+    RenderedPage,
+)
 
 
 class Reader(Protocol):
@@ -123,6 +133,17 @@ class Backend(Protocol):
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
         """Return a page. Returns None only without `wait`, if the folder has to be refreshed first."""
+
+    def render_page(
+        self,
+        listing: Listing,
+        render: Callable[[Iterable[FileFields]], bytes],
+        *,
+        cursor: str | None,
+        limit: int,
+        wait: bool,
+    ) -> RenderedPage | None:
+        """Return a page as `page` does, with the files as `render` returns them."""
 
     def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]: ...
 

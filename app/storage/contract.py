@@ -1,6 +1,6 @@
 """The storage as the rest of the program uses it: asynchronous Protocols and their promises."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,7 +8,18 @@ from typing import Protocol
 
 from app.storage.errors import NotFound
 from app.storage.maintenance import ScanStep, Usage, VerifyStep
-from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
+from app.storage.types import (
+    Address,
+    Committed,
+    Expect,
+    Expectation,
+    FileFields,
+    FileInfo,
+    Key,
+    Listing,
+    Page,
+    RenderedPage,
+)
 
 
 class OpenFile(Protocol):
@@ -135,6 +146,20 @@ class Storage(Protocol):
         of a missing folder is empty. Every page but the last has `limit` files, except in a search, a filter
         by type or a recursive sort: there a page may have fewer or none, because a call examines a bounded
         number of files. Raises InvalidCursor if no page of such a listing gave the cursor.
+        """
+
+    async def render_page(
+        self,
+        listing: Listing,
+        render: Callable[[Iterable[FileFields]], bytes],
+        *,
+        cursor: str | None,
+        limit: int,
+    ) -> RenderedPage:
+        """Return what `page` returns, with the files as `render` returns them.
+
+        The thread that read the files calls `render`: for a thousand of them it takes milliseconds, which
+        would delay every response on the event loop.
         """
 
     async def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 """The types of the storage contract: keys, files, changes, listings."""
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 from app.storage.errors import AlreadyExists, InvalidName, PathConflict, VersionMismatch
 
@@ -30,6 +32,10 @@ def quoted(text: str, *, limit: int = MAX_SHOWN) -> str:
     short = text if len(text) <= limit else f"{text[:limit]}…"
     visible = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in short)
     return f"“{''.join(visible)}”"
+
+
+_ILLEGAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|(?:^|/)\.{0,2}(?:/|$)")
+"""A control character (Unicode's category Cc), a backslash, or a segment `.`, `..` or ""."""
 
 
 def _check_segment(segment: str) -> None:
@@ -60,6 +66,12 @@ def _check_path(path: str) -> None:
         raise InvalidName("A path must be in Unicode normalisation form NFC.")
     if not path:
         raise InvalidName("The name is empty. Choose one.")
+    # Lists check thousands of paths: those without an illegal segment end here. A path of at most
+    # MAX_SEGMENT_BYTES has no longer segment.
+    if length <= MAX_SEGMENT_BYTES and not _ILLEGAL.search(path) and path.count("/") < MAX_SEGMENTS:
+        if path.startswith(RESERVED) and path.partition("/")[0] == RESERVED:
+            raise _reserved(path)
+        return
     segments = path.split("/")
     if "" in segments:
         raise InvalidName(f"{quoted(path)} contains an empty name. Remove the extra slash.")
@@ -210,6 +222,40 @@ class FileInfo:
     """An earlier ETag of the same bytes, which If-Match and If-Range accept for a while."""
 
 
+class FileFields(NamedTuple):
+    """The metadata of a file that its JSON contains; a list has thousands of them."""
+
+    id: str
+    folder: str
+    filename: str
+    size: int
+    content_type: str
+    etag: str
+    sha256: str | None
+    created_at: str
+    """As `timestamp` returns it."""
+    updated_at: str
+
+    @classmethod
+    def of(cls, info: FileInfo) -> "FileFields":
+        return cls(
+            info.id,
+            info.key.folder,
+            info.key.filename,
+            info.size,
+            info.content_type,
+            info.etag,
+            info.sha256,
+            timestamp(info.created_at),
+            timestamp(info.updated_at),
+        )
+
+
+def timestamp(time: datetime) -> str:
+    """Return a time in UTC as RFC 3339 §5.6 writes it, with microseconds unless they are 0."""
+    return f"{time.isoformat()[:-6]}Z"
+
+
 def already_exists(key: Key) -> AlreadyExists:
     """Return the error about a key that is taken. It names the whole path: a program may show it alone."""
     return AlreadyExists(f"{quoted(key.path, limit=MAX_PATH_BYTES)} already exists. Choose another name.")
@@ -316,3 +362,12 @@ class Page:
     next_cursor: str | None
     """The cursor of the next page, or None on the last page. Other pages may have few files or none, if few
     of those examined match."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPage:
+    """A `Page` whose files were rendered where they were read."""
+
+    folders: tuple[str, ...]
+    items: bytes
+    next_cursor: str | None

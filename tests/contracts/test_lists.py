@@ -1,5 +1,6 @@
 """The contract of lists: their files, their order, and consistent pages while files change."""
 
+import threading
 from collections.abc import Iterable
 from itertools import product
 
@@ -7,7 +8,7 @@ import pytest
 
 from app.storage.contract import Storage
 from app.storage.errors import InvalidCursor, NotFound
-from app.storage.types import SHARED, FileId, FileInfo, Key, Listing, Sort
+from app.storage.types import SHARED, FileFields, FileId, FileInfo, Key, Listing, Sort
 from tests.support import model
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +61,40 @@ async def test_every_list_equals_reference_model(storage: Storage) -> None:
         assert await pages(storage, listing, limit) == wanted, listing
         listed += len(wanted)
     assert listed > 1500, "most of the lists above must have files"
+
+
+def rendered(files: Iterable[FileFields]) -> bytes:
+    return repr(list(map(tuple, files))).encode()
+
+
+async def test_rendered_page_equals_page(storage: Storage) -> None:
+    for key, size, content_type in model.FILES[:40]:
+        await put(storage, key, size, content_type)
+    listings = [Listing(SHARED, sort=sort, recursive=True, descending=one) for sort, one in ORDERS]
+    sample = [one for one, _ in model.sample(model.LISTINGS, 60)]
+    for listing in [*listings, Listing(SHARED), Listing(SHARED, "a"), *sample]:
+        cursor = None
+        for _ in range(10):
+            page = await storage.page(listing, cursor=cursor, limit=7)
+            found = await storage.render_page(listing, rendered, cursor=cursor, limit=7)
+            assert found.items == rendered(map(FileFields.of, page.items)), listing
+            assert (found.folders, found.next_cursor) == (page.folders, page.next_cursor), listing
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+
+
+async def test_rendering_does_not_block_the_event_loop(storage: Storage) -> None:
+    await put_all(storage, ["film.mp4"])
+    threads = set()
+
+    def render(files: Iterable[FileFields]) -> bytes:
+        threads.add(threading.get_ident())
+        return rendered(files)
+
+    await storage.render_page(Listing(SHARED, "f"), render, cursor=None, limit=7)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 BIG_SLEEP, PERCENT, HEART = "The_Big.Sleep (1946).mkv", "b%.mp4", "❤.mp4"

@@ -7,13 +7,13 @@ between leaves a complete file with no row or an outdated one, which the next re
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import SQLColumnExpression, select
 
 from app.database import paging
 from app.database.filesystem import Limits
@@ -39,7 +39,15 @@ from app.database.filesystem.scanner import Scanner
 from app.database.filesystem.staging import StagedFile
 from app.database.sql.engine import Database
 from app.database.sql.list_index import SqlListIndex, folders, libraries
-from app.database.sql.schema import MediaRow, VolumeRow, info_of, key_of
+from app.database.sql.schema import (
+    FIELD_COLUMNS,
+    INFO_COLUMNS,
+    MediaRow,
+    VolumeRow,
+    info_of,
+    key_of,
+    parse_info,
+)
 from app.events.feed import ChangeFeed
 from app.http.dates import modification_date
 from app.storage.backend import Writer
@@ -60,10 +68,12 @@ from app.storage.types import (
     ChangeKind,
     Committed,
     Expectation,
+    FileFields,
     FileInfo,
     Key,
     Listing,
     Page,
+    RenderedPage,
     already_exists,
     check_expectation,
     path_conflict,
@@ -211,22 +221,52 @@ class FilesystemBackend:
         _check_row(key, row, expect)
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
+        found = self._rows(listing, INFO_COLUMNS, cursor=cursor, limit=limit, wait=wait)
+        if found is None:
+            return None
+        names, rows, next_cursor = found
+        return Page(names, tuple(map(parse_info, rows)), next_cursor)
+
+    def render_page(
+        self,
+        listing: Listing,
+        render: Callable[[Iterable[FileFields]], bytes],
+        *,
+        cursor: str | None,
+        limit: int,
+        wait: bool,
+    ) -> RenderedPage | None:
+        found = self._rows(listing, FIELD_COLUMNS, cursor=cursor, limit=limit, wait=wait)
+        if found is None:
+            return None
+        names, rows, next_cursor = found
+        return RenderedPage(names, render(rows), next_cursor)
+
+    def _rows(
+        self,
+        listing: Listing,
+        columns: Sequence[SQLColumnExpression[Any]],
+        *,
+        cursor: str | None,
+        limit: int,
+        wait: bool,
+    ) -> tuple[tuple[str, ...], Sequence[Any], str | None] | None:
+        """Return the folders, rows with the columns, and next cursor of a page; None if it has to wait."""
         if cursor is None:
             scanned = listing.library, listing.folder
             if wait:
                 self._refresh(*scanned, recursive=listing.recursive)
-            elif self._scanner.is_absent(
-                *scanned
-            ):  # in a fifth of the time: each 404 below /files/ looks here
-                return Page((), (), None)
+            elif self._scanner.is_absent(*scanned):
+                return (), (), None  # in a fifth of the time: each 404 below /files/ looks here
             elif not self._scanner.is_fresh(*scanned, recursive=listing.recursive):
                 return None
         with self.database.reading() as session:
-            rows, next_cursor = paging.page(SqlListIndex(session, listing), cursor=cursor, limit=limit)
+            index = SqlListIndex(session, listing, columns)
+            rows, next_cursor = paging.page(index, cursor=cursor, limit=limit)
             names: tuple[str, ...] = ()
             if cursor is None and not listing.recursive and not listing.query.strip():
                 names = folders(session, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return Page(names, tuple(map(info_of, rows)), next_cursor)
+        return names, rows, next_cursor
 
     def _refresh(self, library: str, folder: str, *, recursive: bool) -> None:
         """Scan for changes of other programs. Raises DiskFault.

@@ -5,6 +5,7 @@ makes the document refer to them, and stay there for a while after the one that 
 one write, and a crash leaves at most an unreferenced file of the bucket, which garbage collection removes.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 
@@ -16,10 +17,12 @@ from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import (
     MALFORMED,
     Media,
+    RawDocument,
     address_filter,
     find_media,
     info_of,
     key_fields,
+    parse_all_fields,
     parse_info,
     parse_infos,
 )
@@ -35,10 +38,12 @@ from app.storage.types import (
     Address,
     Committed,
     Expectation,
+    FileFields,
     FileInfo,
     Key,
     Listing,
     Page,
+    RenderedPage,
     check_expectation,
 )
 
@@ -170,6 +175,25 @@ class GridBackend:
         return info_of(self._writes.move(source, target, expect))
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page:
+        names, found, next_cursor = self._documents(listing, cursor=cursor, limit=limit)
+        return Page(names, tuple(parse_infos(found)), next_cursor)
+
+    def render_page(
+        self,
+        listing: Listing,
+        render: Callable[[Iterable[FileFields]], bytes],
+        *,
+        cursor: str | None,
+        limit: int,
+        wait: bool,
+    ) -> RenderedPage:
+        names, found, next_cursor = self._documents(listing, cursor=cursor, limit=limit)
+        return RenderedPage(names, render(parse_all_fields(found)), next_cursor)
+
+    def _documents(
+        self, listing: Listing, *, cursor: str | None, limit: int
+    ) -> tuple[tuple[str, ...], Sequence[RawDocument], str | None]:
+        """Return the folders, documents and next cursor of a page."""
         media = self.database.media
         with self.database.operation():
             index = MongoListIndex(media, listing)
@@ -177,7 +201,7 @@ class GridBackend:
             names: tuple[str, ...] = ()
             if cursor is None and not listing.recursive and not listing.query.strip():
                 names = folders(media, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return Page(names, tuple(parse_infos(found)), next_cursor)
+        return names, found, next_cursor
 
     def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
         with self.database.operation():

@@ -3,9 +3,9 @@
 Any program may read them, with MongoEngine or a driver: `Media.file` is the id of a file in the bucket `fs`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from mongoengine import (
     BooleanField,
@@ -24,7 +24,9 @@ from pymongo.collection import Collection
 from app.storage import search_tokens
 from app.storage.errors import InvalidName
 from app.storage.ignored_names import IgnoredNames
-from app.storage.types import Address, FileInfo, Key
+from app.storage.types import Address, FileFields, FileInfo, Key, timestamp
+
+T = TypeVar("T")
 
 RawDocument = dict[str, Any]
 """A document, or a part of a query, as the driver takes and returns it."""
@@ -189,11 +191,40 @@ def parse_info(stored: RawDocument) -> FileInfo:
     )
 
 
+def parse_fields(stored: RawDocument) -> FileFields:
+    """Return the FileFields of a document that has the INFO_FIELDS."""
+    key = Key(stored["library"], stored["folder"], stored["filename"])
+    fields = FileFields(
+        stored["_id"],
+        key.folder,
+        key.filename,
+        int(stored["size"]),
+        stored["content_type"],
+        stored["etag"],
+        stored.get("sha256"),
+        timestamp(stored["created_at"]),
+        timestamp(stored["updated_at"]),
+    )
+    for text in (fields.id, fields.content_type, fields.etag, fields.sha256 or ""):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is not text.")
+    return fields
+
+
 def parse_infos(found: Iterable[RawDocument]) -> Iterator[FileInfo]:
     """Yield the FileInfo of each document. Malformed ones are left out; a scan reports them."""
+    return _well_formed(parse_info, found)
+
+
+def parse_all_fields(found: Iterable[RawDocument]) -> Iterator[FileFields]:
+    """Yield the FileFields of each document, except malformed ones."""
+    return _well_formed(parse_fields, found)
+
+
+def _well_formed(parse: Callable[[RawDocument], T], found: Iterable[RawDocument]) -> Iterator[T]:
     for stored in found:
         with suppress(*MALFORMED):
-            yield parse_info(stored)
+            yield parse(stored)
 
 
 def after_id(identity: Any) -> RawDocument:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -10,6 +11,7 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    SQLColumnExpression,
     and_,
     case,
     exists,
@@ -49,10 +51,14 @@ class SqlCandidates:
 
 
 class SqlListIndex:
-    """`paging.ListIndex` over the table `media`. Its rows have INFO_COLUMNS."""
+    """`paging.ListIndex` over the table `media`. Its rows have the given columns: INFO_COLUMNS, or others
+    with the path and the sort value."""
 
-    def __init__(self, session: Session, listing: Listing) -> None:
+    def __init__(
+        self, session: Session, listing: Listing, columns: Sequence[SQLColumnExpression[Any]] = INFO_COLUMNS
+    ) -> None:
         self.listing = listing
+        self._columns = columns
         self.tokens: Sequence[str] = search_tokens.query_tokens(listing.query)
         self._session = session
         self._selected = [*_selected(listing, self.tokens)]
@@ -93,18 +99,18 @@ class SqlListIndex:
     ) -> Sequence[Row[Any]]:
         among = [candidates.condition, MediaRow.ignored == self.listing.ignored, *_in_tree(self.listing)]
         order = order_of(self.listing, "folder")
-        return _IndexRange(self._session, self.listing, among, order, self._selected).after(after).rows(limit)
+        return self._range(among, order, self._selected).after(after).rows(limit)
 
     def library_range(self) -> "_IndexRange":
         listing = self.listing
         shown = [MediaRow.library == listing.library, MediaRow.ignored == listing.ignored]
         filters = [*self._selected, *_in_tree(listing)] if is_scattered(listing) else self._selected
-        return _IndexRange(self._session, listing, shown, order_of(listing, "folder"), filters)
+        return self._range(shown, order_of(listing, "folder"), filters)
 
     def folder_range(self) -> "_IndexRange":
         library = self.library_range()
         folder = [*library.equal, MediaRow.folder == self.listing.folder]
-        return replace(library, equal=folder, columns=order_of(self.listing))
+        return replace(library, equal=folder, order=order_of(self.listing))
 
     def subfolders_range(self) -> "_IndexRange":
         low = MediaRow.folder >= f"{self.listing.folder}/"
@@ -115,16 +121,25 @@ class SqlListIndex:
     def position(self, row: Row[Any]) -> Position:
         return _position(self.listing, row)
 
+    def _range(
+        self,
+        equal: Sequence[ColumnElement[bool]],
+        order: Sequence[str],
+        filters: Sequence[ColumnElement[bool]],
+    ) -> "_IndexRange":
+        return _IndexRange(self._session, self.listing, self._columns, equal, order, filters)
+
 
 @dataclass(frozen=True, slots=True)
 class _IndexRange:
-    """The rows that meet the conditions `equal`, in the order of `columns`, between two bounds. `filters` are
-    conditions for which the index is not used."""
+    """The `columns` of the rows that meet the conditions `equal`, in the order `order`, between two bounds.
+    `filters` are conditions for which the index is not used."""
 
     session: Session
     listing: Listing
+    columns: Sequence[SQLColumnExpression[Any]]
     equal: Sequence[ColumnElement[bool]]
-    columns: Sequence[str]
+    order: Sequence[str]
     filters: Sequence[ColumnElement[bool]]
     start: ColumnElement[bool] | None = None
     stop: ColumnElement[bool] | None = None
@@ -136,10 +151,12 @@ class _IndexRange:
         return self if position is None else replace(self, stop=not_(self._is_after(position)))
 
     def rows(self, limit: int) -> Sequence[Row[Any]]:
-        return self.session.execute(self._query().where(*self.filters).limit(limit)).all()
+        query = self._query().with_only_columns(*self.columns).where(*self.filters).limit(limit)
+        # On the connection: the session would pass each row through its identity map's loaders.
+        return self.session.connection().execute(query).all()
 
     def position_at(self, number: int) -> Position | None:
-        columns = {column.key: column for column in (*self._columns(), MediaRow.folder, MediaRow.filename)}
+        columns = {column.key: column for column in (*self._ordered(), MediaRow.folder, MediaRow.filename)}
         entry = self._query().with_only_columns(*columns.values()).offset(number - 1).limit(1)
         row = self.session.execute(entry).first()
         return None if row is None else _position(self.listing, row)
@@ -147,24 +164,26 @@ class _IndexRange:
     def _query(self) -> Select[Any]:
         # At most one bound at each end: given two, SQLite may start from the wrong one.
         bounds = [bound for bound in (self.start, self.stop) if bound is not None]
-        columns = self._columns()
+        columns = self._ordered()
         order = (column.desc() for column in columns) if self.listing.descending else columns
-        return select(*INFO_COLUMNS).where(*self.equal, *bounds).order_by(*order)
+        return select(MediaRow.id).where(*self.equal, *bounds).order_by(*order)
 
     def _is_after(self, position: Position) -> ColumnElement[bool]:
         sort = self.listing.sort.value
         values = {sort: position.value, "folder": position.folder, "filename": position.filename}
-        columns = self._columns()
+        columns = self._ordered()
         row = tuple_(*columns)
         bound = tuple_(*(literal(values[column.key], column.type) for column in columns))
         return row < bound if self.listing.descending else row > bound
 
-    def _columns(self) -> list[InstrumentedAttribute[Any]]:
-        return [getattr(MediaRow, name) for name in self.columns]
+    def _ordered(self) -> list[InstrumentedAttribute[Any]]:
+        return [getattr(MediaRow, name) for name in self.order]
 
 
 def _position(listing: Listing, row: Row[Any]) -> Position:
     value = None if listing.sort is Sort.NAME else getattr(row, listing.sort.value)
+    if isinstance(value, str):  # a time of FIELD_COLUMNS
+        value = datetime.fromisoformat(value)
     return Position(value, row.folder, row.filename)
 
 

@@ -3,6 +3,7 @@
 Only Alembic's migrations create the tables; a test proves that both agree.
 """
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,18 +14,19 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Index,
-    Row,
     String,
     TypeDecorator,
     UniqueConstraint,
+    case,
     false,
     text,
+    type_coerce,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 from app.accounts.models import Scope
-from app.storage.types import FileInfo, Key
+from app.storage.types import FileInfo, Key, timestamp
 
 HEAD = "0009"
 """The revision of the newest migration in `alembic/versions`."""
@@ -41,10 +43,34 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if isinstance(value, datetime) and value.tzinfo is None:
-            return value.replace(tzinfo=UTC)
-        return value.astimezone(UTC) if isinstance(value, datetime) else None
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
+        return _parse_time if dialect.name == "sqlite" else _in_utc
+
+
+def _parse_time(stored: str | None) -> datetime | None:
+    return None if stored is None else datetime.fromisoformat(stored + "+00:00")
+
+
+def _in_utc(time: datetime | None) -> datetime | None:
+    return None if time is None else time.astimezone(UTC)
+
+
+class Timestamp(UtcDateTime):
+    """The same time as text for FileFields: parsing and formatting it would take a third of a list."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str]:  # type: ignore[override]
+        return _stored_timestamp if dialect.name == "sqlite" else _timestamp_in_utc
+
+
+def _stored_timestamp(stored: str) -> str:
+    """Return `timestamp` of a time as SQLAlchemy stores it: always with a space and microseconds."""
+    return f"{stored[:10]}T{stored[11:].removesuffix('.000000')}Z"
+
+
+def _timestamp_in_utc(time: datetime) -> str:
+    return timestamp(time.astimezone(UTC))
 
 
 class Table(DeclarativeBase):
@@ -147,29 +173,78 @@ class MediaRow(FileColumns, Table):
     words: Mapped[list["WordRow"]] = relationship(cascade="all, delete-orphan")
 
 
-def key_of(row: MediaRow | Row[Any]) -> Key:
+def key_of(row: MediaRow) -> Key:
     return Key(row.library, row.folder, row.filename)
 
 
-INFO_COLUMNS = [getattr(MediaRow, name) for name in FileInfo.__annotations__ if name != "key"]
-INFO_COLUMNS += [MediaRow.library, MediaRow.folder, MediaRow.filename]
-INFO_COLUMNS += [MediaRow.other_until, MediaRow.other_sha256]
+INFO_COLUMNS = [
+    MediaRow.id,
+    MediaRow.library,
+    MediaRow.folder,
+    MediaRow.filename,
+    MediaRow.size,
+    MediaRow.content_type,
+    MediaRow.etag,
+    MediaRow.sha256,
+    MediaRow.created_at,
+    MediaRow.updated_at,
+    MediaRow.is_utf8,
+    MediaRow.doubtful,
+    MediaRow.other_etag,
+    MediaRow.other_sha256,
+    MediaRow.other_until,
+]
 """The columns of a FileInfo. (Loading whole rows would take most of the time of a list.)"""
 
+FIELD_COLUMNS = [
+    MediaRow.id,
+    MediaRow.folder,
+    MediaRow.filename,
+    MediaRow.size,
+    MediaRow.content_type,
+    MediaRow.etag,
+    case((MediaRow.doubtful, None), else_=MediaRow.sha256).label("sha256"),
+    type_coerce(MediaRow.created_at, Timestamp).label("created_at"),
+    type_coerce(MediaRow.updated_at, Timestamp).label("updated_at"),
+]
+"""The columns of FileFields."""
 
-def info_of(row: MediaRow | Row[Any]) -> FileInfo:
+
+def info_of(row: MediaRow) -> FileInfo:
+    return parse_info(getattr(row, column.key) for column in INFO_COLUMNS)
+
+
+def parse_info(values: Iterable[Any]) -> FileInfo:
+    """Return the FileInfo of the values of INFO_COLUMNS. (A Row looks up its attributes more slowly.)"""
+    (
+        identity,
+        library,
+        folder,
+        filename,
+        size,
+        content_type,
+        etag,
+        sha256,
+        created_at,
+        updated_at,
+        is_utf8,
+        doubtful,
+        other_etag,
+        other_sha256,
+        other_until,
+    ) = values
     return FileInfo(
-        id=row.id,
-        key=key_of(row),
-        size=row.size,
-        content_type=row.content_type,
-        etag=row.etag,
-        sha256=None if row.doubtful else row.sha256,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        is_utf8=None if row.doubtful else row.is_utf8,
-        doubtful=row.doubtful or row.other_sha256 is not None,
-        other_etag=row.other_etag if _is_accepted(row.other_until) else None,
+        identity,
+        Key(library, folder, filename),
+        size,
+        content_type,
+        etag,
+        None if doubtful else sha256,
+        created_at,
+        updated_at,
+        is_utf8=None if doubtful else is_utf8,
+        doubtful=doubtful or other_sha256 is not None,
+        other_etag=other_etag if _is_accepted(other_until) else None,
     )
 
 
