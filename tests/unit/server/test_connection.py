@@ -105,11 +105,12 @@ class Service:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Service]:
+async def serving(app: Any = None) -> AsyncIterator[Service]:
+    """Serve `app`, or the application of Service."""
     service = Service()
     limits = ClientLimits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
     config = UvicornConfig(
-        service.app,  # type: ignore[arg-type]
+        app or service.app,
         protocol=HttpConnection,
         limits=limits,
         connections=ConnectionLimits(per_peer=1, total=None, exempt=()),
@@ -282,3 +283,148 @@ async def test_response_of_unknown_length_closes_connection_unless_http_1_1(
         responses = await service.exchange(head + NEXT)
         assert b"connection: close\r\n" in responses
         assert responses.endswith(b"\r\n\r\npiece")  # and no second response inside the body
+
+
+# Applications that break the rules of ASGI, or their clients those of HTTP
+
+
+def start(*headers: tuple[bytes, bytes], status: int = 200) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def piece(body: bytes = b"", *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+FIVE = (b"content-length", b"5")
+ERROR = b"HTTP/1.1 500 Internal Server Error\r\n"
+BEGUN = b"HTTP/1.1 200 OK\r\n"
+
+# The messages that the application sends before it raises, and the beginning and the end of the response.
+BROKEN: dict[str, tuple[list[dict[str, Any]], bytes, bytes]] = {
+    "nothing": ([], ERROR, b"\r\n\r\nInternal Server Error"),
+    "a body only": ([piece(b"x")], ERROR, b"\r\n\r\nInternal Server Error"),
+    "an invalid value": ([start((b"x", b"a\r\nb: c"))], ERROR, b"\r\n\r\nInternal Server Error"),
+    "an invalid name": ([start((b"x y", b"a"))], ERROR, b"\r\n\r\nInternal Server Error"),
+    "a head": ([start(FIVE)], BEGUN, b"\r\n\r\n"),
+    "two heads": ([start(FIVE), start(FIVE)], BEGUN, b"\r\n\r\n"),
+    "less than its length": ([start(FIVE), piece(b"abc")], BEGUN, b"\r\n\r\nabc"),
+    "more than its length": ([start(FIVE), piece(b"abcdef")], BEGUN, b"\r\n\r\n"),
+    "a part of its length": ([start(FIVE), piece(b"abc", more=True)], BEGUN, b"\r\n\r\nabc"),
+    "a part in chunks": ([start(), piece(b"abc", more=True)], BEGUN, b"\r\n\r\n3\r\nabc\r\n"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("ending", ["raises", "returns"])
+async def test_response_that_application_breaks_off_does_not_look_complete(ending: str, case: str) -> None:
+    messages, first, last = BROKEN[case]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+        if ending == "raises":
+            raise ValueError
+
+    async with serving(app) as service:
+        response = await service.exchange(request("GET /") + NEXT)
+    assert response.startswith(first)
+    assert response.endswith(last)
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert (b"\r\nconnection: close\r\n" in response) == (first is ERROR)
+
+
+async def test_broken_off_response_of_unknown_length_resets_connection_of_http_1_0() -> None:
+    """Its end would be that of the body."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(piece(b"abc", more=True))
+        raise ValueError
+
+    async with serving(app) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+            await reader.read()
+        writer.close()
+
+
+async def test_connection_persists_when_application_fails_after_its_response() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(FIVE))
+        await send(piece(b"12345"))
+        raise ValueError
+
+    async with serving(app) as service:
+        assert (await service.exchange(request("GET /") + NEXT)).count(b"12345") == 2
+
+
+async def read_all(receive: Any) -> bytes:
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    return body
+
+
+EXPECT = "Expect: 100-continue"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("reads", "head", "body", "continued", "closes"),
+    [
+        (True, request("PUT /", LENGTH, EXPECT), b"", True, False),
+        (True, request("PUT /", LENGTH, EXPECT), b"1", False, False),
+        (False, request("PUT /", LENGTH, EXPECT), b"", False, True),
+        (False, request("PUT /", LENGTH, EXPECT), b"12345", False, False),
+        (True, request("PUT /", LENGTH, EXPECT).replace(b"1.1", b"1.0"), b"1", False, True),
+    ],
+)
+async def test_100_continue_is_sent_only_to_client_that_waits_for_it(
+    reads: bool, head: bytes, body: bytes, continued: bool, closes: bool
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if reads:
+            assert len(await read_all(receive)) == 5
+        await send(start(FIVE))
+        await send(piece(b"abcde"))
+
+    async with serving(app) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(head + body)
+        if continued:
+            assert await reader.readexactly(len(CONTINUE)) == CONTINUE
+        if reads:
+            writer.write(b"12345"[len(body) :])
+        response = await reader.readuntil(b"abcde")
+        assert response.startswith(BEGUN)
+        assert (b"connection: close" in response) == closes
+        writer.close()
+
+
+async def test_every_waiting_receive_returns_when_client_leaves() -> None:
+    received: list[str] = []
+    waits, ended = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        await send(start())
+        await send(piece(b"x", more=True))
+        waiting = [asyncio.ensure_future(receive()) for _ in range(3)]
+        waits.set()
+        received.extend([(await one)["type"] for one in waiting])
+        received.append((await receive())["type"])
+        await send(piece(b"dropped", more=True))
+        ended.set()
+
+    async with serving(app) as service, asyncio.timeout(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("GET /"))
+        await waits.wait()
+        writer.close()
+        await ended.wait()
+    assert received == ["http.disconnect"] * 4
