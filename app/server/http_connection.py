@@ -123,6 +123,8 @@ class HttpConnection(asyncio.Protocol):
         if self.sender is not None:
             self.sender.connection_lost()
         self._notify_disconnect()
+        self._current = None  # it refers to this connection: the cycle would await a collection
+        self._waiting.clear()
         self.resume_writing()
         self._parser.close()
 

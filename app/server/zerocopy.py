@@ -55,23 +55,24 @@ class FileSender:
             watched = os.dup(self._socket)
         except OSError as error:
             raise StorageUnavailable(f"The file could not be sent: {error.strerror}.") from error
-        self._waiting = waiting = self._loop.create_future()
+        # Only `self` refers to it: a local variable and the traceback of its exception would be a cycle.
+        self._waiting = self._loop.create_future()
 
         def on_writable() -> None:
             nonlocal offset
-            if waiting.done():
+            if self._waiting is None or self._waiting.done():
                 return
             try:
                 offset += self._step(watched, file, offset, stop)
             except Exception as error:
-                waiting.set_exception(error)
+                self._waiting.set_exception(error)
             else:
                 if offset == stop:
-                    waiting.set_result(None)
+                    self._waiting.set_result(None)
 
         try:
             self._loop.add_writer(watched, on_writable)
-            await waiting
+            await self._waiting
         finally:
             self._waiting = None
             self._loop.remove_writer(watched)  # before close(2): a new connection may reuse the number

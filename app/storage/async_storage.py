@@ -297,6 +297,8 @@ class ThreadedStorage:
             if opening.exception() is None and (reader := opening.result()) is not None:
                 await self._close(reader)
             raise
+        finally:
+            del opening  # as `wait_for_result` does
 
     async def _close(self, reader: Reader) -> None:
         if not reader.close_nowait():

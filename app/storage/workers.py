@@ -18,7 +18,10 @@ async def wait_for_result(future: asyncio.Future[T]) -> T:
     removed meanwhile.
     """
     await wait_until_done(future)
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        del future  # an exception refers to this frame by its traceback: the cycle would await a collection
 
 
 async def wait_until_done(future: asyncio.Future[T]) -> None:

@@ -1,7 +1,9 @@
 """Serial queues of a pool, and the limit of a bounded pool."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -16,6 +18,31 @@ async def test_serial_queue_runs_calls_in_order() -> None:
     await asyncio.gather(*(queue.start(done.append, number) for number in range(200)))
     assert done == list(range(200))
     pool.close()
+
+
+async def test_failed_call_is_freed_without_garbage_collection() -> None:
+    pool = Pool(1, "test")
+
+    class Failure(Exception):
+        pass
+
+    async def fail() -> weakref.ref[Failure]:
+        def call() -> None:
+            raise Failure
+
+        try:
+            await pool.run(call)
+        except Failure as failure:
+            return weakref.ref(failure)
+        raise AssertionError
+
+    gc.disable()
+    try:
+        failure = await fail()
+        pool.close()
+        assert failure() is None
+    finally:
+        gc.enable()
 
 
 async def test_serial_queue_fails_later_calls_when_one_fails() -> None:
