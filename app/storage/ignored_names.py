@@ -17,6 +17,8 @@ class IgnoredNames:
         """The patterns, one per line. Backends store it, to detect that the patterns changed."""
         self.matches_folder = lru_cache(4096)(self._matches_folder)
         """Return whether a pattern matches the folder or one above it: then all files in it are ignored."""
+        self.matches_path = lru_cache(4096)(self._matches_path)
+        """Return `matches` for a folder and filename that are known to be valid."""
 
     @classmethod
     def parse(cls, text: str) -> "IgnoredNames":
@@ -29,8 +31,7 @@ class IgnoredNames:
         """
         return self.matches_path(key.folder, key.filename)
 
-    def matches_path(self, folder: str, filename: str) -> bool:
-        """Return `matches` for a folder and filename that are known to be valid."""
+    def _matches_path(self, folder: str, filename: str) -> bool:
         path = f"{folder}/{filename}" if folder else filename
         return self.matches_folder(folder) or self._spec.match_file(path)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from sqlalchemy import SQLColumnExpression, select
 
@@ -19,12 +19,15 @@ from app.database import paging
 from app.database.filesystem import Limits
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import FileIdentity, FileStat, Match, compare
+from app.database.filesystem.group_commit import GroupCommit, SmallUpload
 from app.database.filesystem.integrity import FilesystemMaintenance
 from app.database.filesystem.name_equivalence import check_exact_name, is_equivalent
 from app.database.filesystem.open_cache import DiskReader, OpenCache
 from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.reconcile import Reconciler
 from app.database.filesystem.rows import (
+    check_row,
+    check_version,
     find,
     looks_alike,
     new_row,
@@ -32,6 +35,7 @@ from app.database.filesystem.rows import (
     path_of,
     place,
     record_stat,
+    record_stat_after_step,
     set_version,
     stat_of,
 )
@@ -121,6 +125,7 @@ class FilesystemBackend:
         self.maintenance = FilesystemMaintenance(
             database, disk, self.reconciling, self._scanner, self._limits
         )
+        self._group_commit = GroupCommit(database, disk, self._scanner, ignored, self._file_lock)
         self._open_cache = OpenCache(disk, chunk_size, self._limits)
 
     # Reading
@@ -209,7 +214,7 @@ class FilesystemBackend:
         else:
             assert reader is not None
             reader.close()
-            _check_version(reader.info, expect)
+            check_version(reader.info, expect)
 
     def _check_reconciled(self, key: Key, path: DiskPath, expect: Expectation) -> None:
         # A file without a row: a commit was in progress, or another program is writing it.
@@ -218,7 +223,7 @@ class FilesystemBackend:
             reconciler.commit()
             if row is None and self.disk.status(path) is not None:
                 raise AlreadyExists(f"Another program is writing {quoted(key.path)}. Choose another name.")
-        _check_row(key, row, expect)
+        check_row(key, row, expect)
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
         found = self._rows(listing, INFO_COLUMNS, cursor=cursor, limit=limit, wait=wait)
@@ -330,7 +335,7 @@ class FilesystemBackend:
             raise StorageUnavailable("The disk has lost a part of the upload. Upload the file again.")
         with _naming(key), self.reconciling() as reconciler:
             row = reconciler.reconcile(key)
-            _check_row(key, row, expect)
+            check_row(key, row, expect)
             if row is not None and looks_alike(row, stat):
                 stat = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
@@ -366,21 +371,25 @@ class FilesystemBackend:
         origin: FileInfo | None = None,
         is_utf8: bool | None = None,
     ) -> Committed:
-        writer = self.stage(len(data))
-        try:
-            writer.write(data)
-            return self.commit(
-                key,
-                writer,
-                size=len(data),
-                sha256=sha256,
-                content_type=content_type,
-                expect=expect,
-                origin=origin,
-                is_utf8=is_utf8,
-            )
-        finally:
-            writer.discard()
+        details: _Details = {
+            "sha256": sha256,
+            "content_type": content_type,
+            "expect": expect,
+            "is_utf8": is_utf8,
+        }
+        committed = None
+        if origin is None:  # the row of a copy depends on others
+            with _staged(self.disk, data) as staged:
+                committed = self._group_commit.commit(SmallUpload(key, staged, staged.seal(), **details))
+        if committed is None:
+            with _staged(self.disk, data) as staged:
+                committed = self.commit(key, staged, size=len(data), origin=origin, **details)
+        return committed
+
+    @property
+    def waiting_uploads(self) -> int:
+        """The number of small uploads that wait for their commit."""
+        return self._group_commit.waiting
 
     def delete(self, key: Key, expect: Expectation) -> None:
         self.with_reserve(lambda: self._delete(key, expect))
@@ -388,7 +397,7 @@ class FilesystemBackend:
     def _delete(self, key: Key, expect: Expectation) -> None:
         with self.reconciling() as reconciler:
             row = self._existing_row(reconciler, key)
-            _check_row(key, row, expect)
+            check_row(key, row, expect)
             path, deleted = path_of(row), Change(ChangeKind.DELETED, info_of(row))
             reconciler.session.delete(row)
             reconciler.session.flush()
@@ -401,7 +410,7 @@ class FilesystemBackend:
     def _move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         with self.reconciling() as reconciler:
             row = self._existing_row(reconciler, source)
-            _check_row(source, row, expect)
+            check_row(source, row, expect)
             if source == target:
                 return info_of(row)
             if reconciler.reconcile(target) is not None:
@@ -438,15 +447,9 @@ class FilesystemBackend:
         with step as status:
             self._scanner.accept_own_change(folders)
             if status is not None:
-                self._record_stat(reconciler, row, FileStat.of(status), self.disk.device_of(status))
+                record_stat_after_step(row, FileStat.of(status), self.disk.device_of(status))
+                reconciler.session.flush()
             reconciler.commit_step(row, change)
-
-    def _record_stat(self, reconciler: Reconciler, row: MediaRow, found: FileStat, device: int) -> None:
-        """Record the ctime after the step, unless another program has put another file there meanwhile: the
-        ETag and the hash of our file would then seem to be those of its bytes."""
-        if replace(stat_of(row), ctime_ns=None).agrees_with(found):
-            record_stat(row, found, device)
-            reconciler.session.flush()
 
     def with_reserve(self, step: Callable[[], T]) -> T:
         """Call the step, and if the disk is full, call it again with the reserved space released.
@@ -504,6 +507,25 @@ class FilesystemBackend:
         return row
 
 
+class _Details(TypedDict):
+    """Arguments that every commit of an upload has."""
+
+    sha256: str
+    content_type: str
+    expect: Expectation
+    is_utf8: bool | None
+
+
+@contextmanager
+def _staged(disk: Disk, data: bytes) -> Iterator[StagedFile]:
+    staged = disk.stage()
+    try:
+        staged.write(data)
+        yield staged
+    finally:
+        staged.discard()
+
+
 @contextmanager
 def _naming(key: Key) -> Iterator[None]:
     """Name the path of the key in an error about it; the disk names one segment."""
@@ -513,17 +535,3 @@ def _naming(key: Key) -> Iterator[None]:
         raise already_exists(key) from error
     except PathConflict as error:
         raise path_conflict(key, str(error)) from error
-
-
-def _check_row(key: Key, row: MediaRow | None, expect: Expectation) -> None:
-    """Compare a row with the expected version. Raises AlreadyExists, VersionMismatch."""
-    if row is None:
-        check_expectation(key, None, expect)
-    else:
-        _check_version(info_of(row), expect)
-
-
-def _check_version(info: FileInfo, expect: Expectation) -> None:
-    # The hash may have restored the earlier ETag since the conditions of the request were evaluated.
-    if info.other_etag is None or info.other_etag != expect:
-        check_expectation(info.key, info.etag, expect)

@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _NO_FAULTS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Errors for lack of permissions, descriptors or memory."""
+
+Sync = Callable[[int], None]
+"""Makes the folder of this descriptor durable, now or later."""
 
 EntryType = Literal["file", "folder", "link", "other"]
 
@@ -327,10 +330,14 @@ class Disk:
         """Create a staged file. Raises OutOfSpace if `size` more bytes do not fit."""
         raise ReadOnly
 
-    def created(self, staged: StagedFile, path: DiskPath) -> AbstractContextManager[os.stat_result | None]:
+    def created(
+        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+    ) -> AbstractContextManager[os.stat_result | None]:
         raise ReadOnly
 
-    def replaced(self, staged: StagedFile, path: DiskPath) -> AbstractContextManager[os.stat_result | None]:
+    def replaced(
+        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+    ) -> AbstractContextManager[os.stat_result | None]:
         raise ReadOnly
 
     def removed(self, path: DiskPath) -> AbstractContextManager[None]:

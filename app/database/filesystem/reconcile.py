@@ -15,7 +15,16 @@ from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import TICK_S, FileIdentity, FileStat, Match, compare
 from app.database.filesystem.name_equivalence import check_exact_name, is_equivalent
 from app.database.filesystem.posix import DiskPath
-from app.database.filesystem.rows import find, path_at, path_of, place, record_stat, set_version, stat_of
+from app.database.filesystem.rows import (
+    find,
+    path_at,
+    path_of,
+    place,
+    record_stat,
+    set_version,
+    stat_of,
+    version_of,
+)
 from app.database.sql.engine import Database, OutcomeUnknown
 from app.database.sql.schema import DepartedRow, MediaRow, info_of, key_of
 from app.http.dates import modification_date
@@ -76,12 +85,12 @@ class Reconciler:
 
         The step is not undone if the outcome is unknown; `check_outcome` raises the error then.
         """
-        row_id, expected = row.id, None if change.kind is ChangeKind.DELETED else _version_of(row)
+        row_id, expected = row.id, None if change.kind is ChangeKind.DELETED else version_of(row)
         self._database.notify(self.session, [*self.changes, change])
 
         def was_made(session: Session) -> bool:
             found = session.get(MediaRow, row_id)
-            return (None if found is None else _version_of(found)) == expected
+            return (None if found is None else version_of(found)) == expected
 
         try:
             self._database.commit(self.session, was_made)
@@ -335,11 +344,6 @@ class Reconciler:
 
     def _add_change(self, kind: ChangeKind, row: MediaRow, previous: Key | None = None) -> None:
         self.changes.append(Change(kind, info_of(row), previous))
-
-
-def _version_of(row: MediaRow) -> tuple[object, ...]:
-    """Return values that identify a version of a file at a path."""
-    return key_of(row), path_of(row), stat_of(row), row.etag, row.updated_at
 
 
 def _modification_date(mtime: float, previous: datetime | None) -> datetime:

@@ -1,6 +1,7 @@
 """Rows of stored files: their paths on disk, and their changes."""
 
 import logging
+from dataclasses import replace
 from datetime import datetime
 from uuid import uuid4
 
@@ -10,10 +11,19 @@ from sqlalchemy.orm import Session
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import DiskPath
 from app.database.sql.engine import Database
-from app.database.sql.schema import DepartedRow, FileColumns, MediaRow, VolumeRow, WordRow, key_of
+from app.database.sql.schema import DepartedRow, FileColumns, MediaRow, VolumeRow, WordRow, info_of, key_of
 from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import tokenize
-from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
+from app.storage.types import (
+    RESERVED,
+    Address,
+    Expectation,
+    FileId,
+    FileInfo,
+    Key,
+    check_expectation,
+    is_storable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -96,16 +106,27 @@ def new_row(session: Session, origin: FileInfo | None, now: datetime) -> MediaRo
 
 
 def place(row: MediaRow, key: Key, path: DiskPath, ignored: IgnoredNames) -> None:
-    """Set the key of the row, and the path of its file."""
+    """Set the key of the row with its search tokens, and the path of its file."""
+    place_without_words(row, key, path, ignored)
+    row.words = [WordRow(library=key.library, word=word) for word in tokenize(key.filename)]
+
+
+def place_without_words(row: MediaRow, key: Key, path: DiskPath, ignored: IgnoredNames) -> None:
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
     row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
     row.ignored = ignored.matches(key)
-    row.words = [WordRow(library=key.library, word=word) for word in tokenize(key.filename)]
 
 
 def record_stat(row: MediaRow, stat: FileStat, device: int | None) -> None:
     row.size, row.mtime_ns, row.inode = stat.size, stat.mtime_ns, stat.inode
     row.ctime_ns, row.device = stat.ctime_ns, device
+
+
+def record_stat_after_step(row: MediaRow, found: FileStat, device: int) -> None:
+    """Record the ctime after a file step, unless another program has put another file there meanwhile: the
+    ETag and the hash of our file would then seem to be those of its bytes."""
+    if replace(stat_of(row), ctime_ns=None).agrees_with(found):
+        record_stat(row, found, device)
 
 
 def stat_of(row: FileColumns) -> FileStat:
@@ -121,6 +142,25 @@ def set_version(row: MediaRow, *, etag: str, sha256: str | None, is_utf8: bool |
     row.etag, row.sha256, row.is_utf8 = etag, sha256, is_utf8
     row.unverified, row.doubtful = sha256 is None, False
     row.other_etag = row.other_sha256 = row.other_until = None
+
+
+def version_of(row: MediaRow) -> tuple[object, ...]:
+    """Return values that identify a version of a file at a path."""
+    return key_of(row), path_of(row), stat_of(row), row.etag, row.updated_at
+
+
+def check_row(key: Key, row: MediaRow | None, expect: Expectation) -> None:
+    """Compare a row with the expected version. Raises AlreadyExists, VersionMismatch."""
+    if row is None:
+        check_expectation(key, None, expect)
+    else:
+        check_version(info_of(row), expect)
+
+
+def check_version(info: FileInfo, expect: Expectation) -> None:
+    # The hash may have restored the earlier ETag since the conditions of the request were evaluated.
+    if info.other_etag is None or info.other_etag != expect:
+        check_expectation(info.key, info.etag, expect)
 
 
 def looks_alike(row: MediaRow, stat: FileStat) -> bool:

@@ -1,7 +1,8 @@
 """The folder of files on disk, and the file step of every change.
 
 Each step is a context manager: it is taken, durably, on entry and undone if the body fails. It yields the
-status of the file afterwards, because the step changes the ctime.
+status of the file afterwards, because the step changes the ctime. A caller that takes several steps may pass
+`sync`, which gets the folder's descriptor, to make all of them durable later.
 """
 
 import errno
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from uuid import uuid4
 
 from app.database.filesystem import posix
-from app.database.filesystem.disk import ID, MOVE_INTENT, Disk, check_encoding, lock, map_read_errors
+from app.database.filesystem.disk import ID, MOVE_INTENT, Disk, Sync, check_encoding, lock, map_read_errors
 from app.database.filesystem.posix import DiskPath, Root, inode_id, make_private, map_os_errors, umask
 from app.database.filesystem.staging import Reserve, StagedFile, hold, sweep
 from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable
@@ -235,7 +236,9 @@ class WritableDisk(Disk):
     # File steps
 
     @contextmanager
-    def created(self, staged: StagedFile, path: DiskPath) -> Generator[os.stat_result | None]:
+    def created(
+        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+    ) -> Generator[os.stat_result | None]:
         """Give the staged file this path. Raises AlreadyExists."""
         with map_os_errors():
             try:
@@ -246,7 +249,7 @@ class WritableDisk(Disk):
                 with self._placed(link, self._staging, staged.name, path) as folder:
                     try:
                         os.unlink(staged.name, dir_fd=self._staging)  # later it would change the ctime
-                        os.fsync(folder)
+                        sync(folder)
                         yield _lstat(folder, path[-1])
                     except BaseException:
                         os.unlink(path[-1], dir_fd=folder)
@@ -256,12 +259,14 @@ class WritableDisk(Disk):
                 raise
 
     @contextmanager
-    def replaced(self, staged: StagedFile, path: DiskPath) -> Generator[os.stat_result | None]:
+    def replaced(
+        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+    ) -> Generator[os.stat_result | None]:
         """Replace the file at the path by the staged file."""
         parent, name = path[:-1], path[-1]
         with map_os_errors(), posix.open_folder(self._root, parent) as folder, self._backed_up(folder, name):
             os.rename(staged.name, name, src_dir_fd=self._staging, dst_dir_fd=folder)
-            os.fsync(folder)
+            sync(folder)
             yield _lstat(folder, name)
 
     @contextmanager

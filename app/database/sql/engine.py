@@ -67,6 +67,7 @@ class Database(ABC):
         # Without the query, which may contain a password, too.
         self.name = url.set(query={}).render_as_string(hide_password=True)
         self.engine = engine
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         event.listen(engine, "begin", partial(_begin, read))
         self._writers = engine.execution_options(begin=write)
         self._transient_writers = engine.execution_options(begin=write_transient)
@@ -91,7 +92,7 @@ class Database(ABC):
         """Return whether the database exists. SQLite creates it at the first use."""
 
     @abstractmethod
-    def map_error(self, error: DBAPIError) -> StorageError:
+    def map_error(self, error: BaseException | None) -> StorageError:
         """Return the storage error for an error of the driver."""
 
     @abstractmethod
@@ -115,9 +116,27 @@ class Database(ABC):
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """Yield the session of the only writer. Without a commit inside, its changes are rolled back."""
+        with self.turn(), self._recording_success(), self._transaction(self._writers) as session:
+            yield session
+
+    @contextmanager
+    def writing_plainly(self) -> Iterator[Connection]:
+        """Yield the connection of the only writer, like `writing`, to a caller that has the turn.
+
+        Without a Session, and also for statements on the driver's connection, which cost a fraction.
+        """
+        with self._recording_success(), self._connect_and_begin(self._writers) as connection:
+            try:
+                yield connection
+            except BaseException:
+                self._roll_back(connection)
+                raise
+
+    @contextmanager
+    def _recording_success(self) -> Iterator[None]:
         try:
-            with self._map_errors(), self._writer_lock(), self._transaction(self._writers) as session:
-                yield session
+            with self._map_errors():
+                yield
         except StorageUnavailable:
             self._failed = True
             raise
@@ -156,21 +175,21 @@ class Database(ABC):
     def writing_transient(self) -> Iterator[Session]:
         """Yield a session for transient data. On PostgreSQL it does not wait for the
         writer; on SQLite a power cut may lose its commits."""
-        turn = self._writer_lock() if self.on_one_machine else nullcontext()
+        turn = self.turn() if self.on_one_machine else nullcontext()
         with self._map_errors(), turn, self._transaction(self._transient_writers) as session:
             yield session
 
-    def commit(self, session: Session, was_committed: Callable[[Session], bool]) -> None:
+    def commit(self, transaction: Session | Connection, was_committed: Callable[[Session], bool]) -> None:
         """Commit the writer's changes.
 
         If the connection is lost, `was_committed` looks them up in a later snapshot. Raises OutcomeUnknown if
         that fails; after any other error nothing was committed.
         """
-        session.commit()
+        transaction.commit()
 
     @abstractmethod
-    def notify(self, session: Session, changes: Sequence[Change]) -> None:
-        """Notify other processes of these changes, in this order, if and when the session commits them."""
+    def notify(self, transaction: Session | Connection, changes: Sequence[Change]) -> None:
+        """Notify other processes of these changes, in this order, if and when they are committed."""
 
     @abstractmethod
     def change_source(self) -> ChangeSource | None:
@@ -204,7 +223,8 @@ class Database(ABC):
         """Roll back the failed transaction of this connection."""
 
     @contextmanager
-    def _writer_lock(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
+        """Exclude the other writers of this process. Raises StorageUnavailable if that takes too long."""
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
             raise StorageUnavailable(OVERLOADED)
         self._writing_since = time.monotonic()
@@ -218,6 +238,8 @@ class Database(ABC):
         try:
             yield
         except DBAPIError as error:
+            raise self.map_error(error.orig) from error
+        except self._driver_error as error:  # of a statement on the driver's connection
             raise self.map_error(error) from error
         except PoolTimeout as error:
             raise StorageUnavailable(OVERLOADED) from error

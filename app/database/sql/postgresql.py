@@ -185,15 +185,15 @@ class Postgresql(Database):
     def exists(self) -> bool:
         return True
 
-    def map_error(self, error: DBAPIError) -> StorageError:
-        state = getattr(error.orig, "sqlstate", None)
+    def map_error(self, error: BaseException | None) -> StorageError:
+        state = getattr(error, "sqlstate", None)
         if state == _FULL:
             return OutOfSpace("The disk of the database is full. Free space there, then try again.")
         if state is None:
             # Without the driver's message: clients must not see the address and the user.
             return StorageUnavailable(_NO_REPLY)
-        diagnostics = getattr(error.orig, "diag", None)
-        message = error.orig if diagnostics is None else diagnostics.message_primary
+        diagnostics = getattr(error, "diag", None)
+        message = error if diagnostics is None else diagnostics.message_primary
         return StorageUnavailable(f"The database {_REASONS.get(state, f'reports an error: {message}')}.")
 
     def _check_location(self) -> None:
@@ -217,13 +217,13 @@ class Postgresql(Database):
     def checkpoint(self) -> None:
         """Do nothing: the server manages its disk."""
 
-    def notify(self, session: Session, changes: Sequence[Change]) -> None:
+    def notify(self, transaction: Session | Connection, changes: Sequence[Change]) -> None:
         if changes:
-            self._send(session, change_feed.change_payloads(self.origin, changes))
+            self._send(transaction, change_feed.change_payloads(self.origin, changes))
 
-    def _send(self, session: Session, payloads: Sequence[str]) -> None:
-        """Send notifications, which PostgreSQL delivers once the session is committed."""
-        session.execute(_NOTIFY, {"channel": change_feed.CHANNEL, "payloads": list(payloads)})
+    def _send(self, transaction: Session | Connection, payloads: Sequence[str]) -> None:
+        """Send notifications, which PostgreSQL delivers once the transaction is committed."""
+        transaction.execute(_NOTIFY, {"channel": change_feed.CHANNEL, "payloads": list(payloads)})
 
     def change_source(self) -> ChangeSource:
         return PostgresqlChangeSource(self.origin, self._dial, self._send_now)
@@ -239,11 +239,11 @@ class Postgresql(Database):
         arguments, options = dialect.create_connect_args(self.engine.url)
         return self._connect(dialect, None, [*arguments], {**options})
 
-    def commit(self, session: Session, was_committed: Callable[[Session], bool]) -> None:
-        connection = cast(WatchedConnection, session.connection().connection.dbapi_connection)
-        backend = connection.info.backend_pid
+    def commit(self, transaction: Session | Connection, was_committed: Callable[[Session], bool]) -> None:
+        connection = transaction.connection() if isinstance(transaction, Session) else transaction
+        backend = cast(WatchedConnection, connection.connection.dbapi_connection).info.backend_pid
         try:
-            session.commit()
+            transaction.commit()
         except DBAPIError as error:
             if not error.connection_invalidated or not self._look_up(backend, was_committed):
                 raise

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.database.sql.engine import BUSY_TIMEOUT_MS, PROBE_TIMEOUT_MS, Database
@@ -46,7 +45,9 @@ class Sqlite(Database):
     clock = (func.julianday("now") - _EPOCH) * 86400
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
-        engine = create_engine(url, pool_size=40, hide_parameters=True)  # they contain hashes and keys
+        # The connection that was used last has the most of the database in its cache. Parameters contain
+        # hashes and keys.
+        engine = create_engine(url, pool_size=40, pool_use_lifo=True, hide_parameters=True)
         self._file = _file_of(url)
         self._opened: tuple[int, int] | None = None
         event.listen(engine, "do_connect", self._check_file)
@@ -129,12 +130,9 @@ class Sqlite(Database):
                 connection.execute("UPDATE volume SET id = id")
                 connection.execute("COMMIT" if commit else "ROLLBACK")
         except sqlite3.Error as error:
-            raise self._map_error(error) from error
+            raise self.map_error(error) from error
 
-    def map_error(self, error: DBAPIError) -> StorageError:
-        return self._map_error(error.orig)
-
-    def _map_error(self, error: BaseException | None) -> StorageError:
+    def map_error(self, error: BaseException | None) -> StorageError:
         name = getattr(error, "sqlite_errorname", "")
         if name in _FULL:
             return OutOfSpace("The disk of the database is full. Free space there, then try again.")
@@ -148,7 +146,7 @@ class Sqlite(Database):
         with self._map_errors(), closing(self.engine.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
-    def notify(self, session: Session, changes: Sequence[Change]) -> None:
+    def notify(self, transaction: Session | Connection, changes: Sequence[Change]) -> None:
         """Do nothing: SQLite has no notifications."""
 
     def change_source(self) -> None:

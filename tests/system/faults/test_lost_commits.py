@@ -11,19 +11,25 @@ from tests.support.postgres import shared
 from tests.system.faults.lossy_proxy import Loss, LossyProxy
 from tests.unit.database import foreign_changes
 from tests.unit.database.foreign_changes import wait_for_tick
-from tests.unit.database.library import FILM, Library
+from tests.unit.database.library import FILM, Library, store_together
 
 MOVED = Key(SHARED, "other", "film.mp4")
 
 State = dict[Key, bytes]
 
 BEFORE: dict[str, State] = {
+    "store": {},
+    "store over": {FILM: b"old"},
+    "store together": {FILM: b"old"},
     "create": {},
     "replace": {FILM: b"old"},
     "delete": {FILM: b"old"},
     "move": {FILM: b"old"},
 }
 AFTER: dict[str, State] = {
+    "store": {FILM: b"new"},
+    "store over": {FILM: b"new"},
+    "store together": {FILM: b"new", MOVED: b"other"},
     "create": {FILM: b"new"},
     "replace": {FILM: b"new"},
     "delete": {},
@@ -56,6 +62,12 @@ def change(library: Library, kind: str) -> None:
     match kind:
         case "create" | "replace":
             library.put(b"new")
+        case "store" | "store over":
+            library.store(b"new")
+        case "store together":
+            uploads = (FILM.path, b"new", Expect.ANY), (MOVED.path, b"other", Expect.ABSENT)
+            for result in store_together(library, *uploads):
+                result.result()
         case "delete":
             library.backend.delete(FILM, Expect.ANY)
         case "move":
@@ -91,11 +103,23 @@ def test_change_succeeds_when_only_the_reply_to_its_commit_is_lost(
     assert found(library) == AFTER[kind]
 
 
+@pytest.mark.parametrize("kind", sorted(BEFORE.keys() - {"store together"}), indirect=True)
 def test_change_is_undone_when_its_commit_is_lost(library: Library, proxy: LossyProxy, kind: str) -> None:
     proxy.loss = Loss.COMMIT
     with pytest.raises(StorageUnavailable):
         change(library, kind)
     assert found(library) == BEFORE[kind]
+    assert library.staging() == []
+
+
+@pytest.mark.parametrize("kind", ["store together"], indirect=True)
+def test_uploads_are_committed_one_by_one_when_their_common_commit_is_lost(
+    library: Library, proxy: LossyProxy, kind: str
+) -> None:
+    proxy.loss = Loss.COMMIT
+    change(library, kind)
+    assert proxy.lost.is_set()
+    assert found(library) == AFTER[kind]
     assert library.staging() == []
 
 

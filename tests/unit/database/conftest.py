@@ -20,7 +20,7 @@ DATABASES: dict[str, Callable[[], str | None]] = {
 }
 
 
-OVER_BOTH = {"test_reconcile"}
+OVER_BOTH = {"test_reconcile", "test_group_commit"}
 """Modules whose tests depend on the database; those of other modules depend on files only."""
 
 

@@ -1,6 +1,9 @@
 """A library over the filesystem backend, for tests that look beneath the contract."""
 
+import hashlib
 import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,17 @@ class Library:
         finally:
             staged.discard()
 
+    def store(self, data: bytes, key: Key = FILM, expect: Expectation = Expect.ANY) -> Committed:
+        """Store a small file in one call, as `put` does in several."""
+        return self.backend.store(
+            key,
+            data,
+            sha256=hashlib.sha256(data).hexdigest(),
+            content_type="video/x-declared",
+            expect=expect,
+            is_utf8=False,
+        )
+
     def get(self, key: Key = FILM) -> tuple[bytes, FileInfo]:
         reader = self.backend.open(key, wait=True)
         assert reader is not None
@@ -92,3 +106,18 @@ class Library:
             cursor = connection.cursor()
             cursor.execute(statement)
             return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+
+
+Upload = tuple[str, bytes, Expectation]
+"""A path, the bytes to store there, and the expected state."""
+
+
+def store_together(library: Library, *uploads: Upload) -> list[Future[Committed]]:
+    """Store each file in its own thread, and let none of them write before all wait."""
+    with ThreadPoolExecutor(len(uploads)) as pool, library.backend.database.turn():
+        results = [
+            pool.submit(library.store, data, Key.at(SHARED, path), expect) for path, data, expect in uploads
+        ]
+        while library.backend.waiting_uploads < len(uploads):
+            time.sleep(0.001)
+    return results

@@ -1,0 +1,157 @@
+"""Small uploads that wait at the same time are committed together, and each fails alone."""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import event
+
+from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable, VersionMismatch
+from app.storage.types import SHARED, Expect, Key
+from tests.unit.database.library import FILM, Library, Upload, store_together
+
+
+@contextmanager
+def commits_counted(library: Library) -> Iterator[list[None]]:
+    """Yield a list with one element for each COMMIT."""
+    commits: list[None] = []
+
+    def count(_connection: object) -> None:
+        commits.append(None)
+
+    event.listen(library.backend.database.engine, "commit", count)
+    yield commits
+    event.remove(library.backend.database.engine, "commit", count)
+
+
+def check_stored(library: Library, path: str, data: bytes) -> None:
+    stored, info = library.get(Key.at(SHARED, path))
+    assert (stored, info.sha256) == (data, hashlib.sha256(data).hexdigest())
+    assert not info.doubtful
+
+
+def test_uploads_that_wait_are_committed_together(library: Library) -> None:
+    old = library.put(b"old", Key.at(SHARED, "a/old.mp4")).info
+    uploads: list[Upload] = [
+        (f"{number % 3}/{number}.mp4", b"%d" % number, Expect.ABSENT) for number in range(8)
+    ]
+    uploads.append(("a/old.mp4", b"new", old.etag))
+    with commits_counted(library) as commits:
+        results = [result.result() for result in store_together(library, *uploads)]
+    assert len(commits) == 1
+    assert [result.created for result in results] == [True] * 8 + [False]
+    for result, (path, data, _) in zip(results, uploads, strict=True):
+        check_stored(library, path, data)
+        assert library.get(result.info.key)[1] == result.info
+    assert results[-1].info.id == old.id
+    assert results[-1].info.updated_at > old.updated_at
+    assert library.staging() == []
+    assert library.published == [], "only changes of other programs are published here"
+
+
+BAD: dict[str, tuple[Upload, type[Exception]]] = {
+    "a name that is taken": (("a/old.mp4", b"bad", Expect.ABSENT), AlreadyExists),
+    "a stale version": (("a/old.mp4", b"bad", "stale"), VersionMismatch),
+    "a version of no file": (("a/none.mp4", b"bad", "stale"), VersionMismatch),
+    "a folder that is a file": (("a/old.mp4/bad.mp4", b"bad", Expect.ANY), PathConflict),
+    "a file that is a folder": (("a", b"bad", Expect.ANY), PathConflict),
+    "a file of another program": (("a/foreign.mp4", b"bad", Expect.ABSENT), AlreadyExists),
+    "a row that the database refuses": (("a/refused.mp4", b"bad", Expect.ANY), StorageUnavailable),
+}
+
+
+@pytest.mark.parametrize("why", BAD)
+def test_upload_fails_without_its_neighbours(library: Library, why: str) -> None:
+    library.put(b"old", Key.at(SHARED, "a/old.mp4"))
+    library.path(Key.at(SHARED, "a/foreign.mp4")).write_bytes(b"foreign")
+    refuse(library, "refused.mp4")
+    upload, error = BAD[why]
+    before, *results = store_together(
+        library, ("a/1", b"1", Expect.ANY), upload, ("b/2", b"2", Expect.ABSENT)
+    )
+    bad, after = results
+    with pytest.raises(error):
+        bad.result()
+    assert before.result().created
+    assert after.result().created
+    check_stored(library, "a/1", b"1")
+    check_stored(library, "b/2", b"2")
+    check_stored(library, "a/old.mp4", b"old")
+    assert sorted(path.name for path in (library.root / "a").iterdir()) == ["1", "foreign.mp4", "old.mp4"]
+    assert library.staging() == []
+
+
+def refuse(library: Library, filename: str) -> None:
+    """Have the database refuse rows with this filename."""
+    if library.settings.database_url is None:
+        library.sql(
+            "CREATE TRIGGER refuse BEFORE INSERT ON media "
+            f"WHEN NEW.filename = '{filename}' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    else:
+        library.sql(f"ALTER TABLE media ADD CONSTRAINT refuse CHECK (filename <> '{filename}')")
+
+
+def test_one_of_racing_creators_wins(library: Library) -> None:
+    uploads: list[Upload] = [("a/film.mp4", b"%d" % number, Expect.ABSENT) for number in range(6)]
+    results = store_together(library, *uploads)
+    errors = [type(result.exception()) for result in results]
+    assert Counter(errors) == {AlreadyExists: 5, type(None): 1}
+    check_stored(library, "a/film.mp4", b"%d" % errors.index(type(None)))
+    assert library.staging() == []
+
+
+def test_racing_replacements_all_succeed_and_one_is_last(library: Library) -> None:
+    uploads: list[Upload] = [("a/film.mp4", b"%d" % number, Expect.ANY) for number in range(6)]
+    results = [result.result() for result in store_together(library, *uploads)]
+    assert sum(result.created for result in results) == 1
+    assert len({result.info.id for result in results}) == 1
+    last = max(results, key=lambda result: result.info.updated_at)
+    assert library.get(last.info.key)[1] == last.info
+    assert library.staging() == []
+
+
+def test_file_that_another_program_edited_is_reconciled_before_it_is_replaced(library: Library) -> None:
+    first = library.store(b"first", Key.at(SHARED, "a/film.mp4")).info
+    library.path(first.key).write_bytes(b"edited by hand")
+    with pytest.raises(VersionMismatch):
+        library.store(b"second", first.key, first.etag)
+    second = library.store(b"second", first.key)
+    assert not second.created
+    assert second.info.id == first.id
+    check_stored(library, "a/film.mp4", b"second")
+
+
+def test_upload_gives_up_when_the_turn_does_not_come(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.sql.engine.BUSY_TIMEOUT_MS", 50)
+    ended = threading.Event()
+    with library.backend.database.turn(), ThreadPoolExecutor(1) as pool:
+        result = pool.submit(library.store, b"film")
+        result.add_done_callback(lambda _: ended.set())
+        assert ended.wait(60)
+    with pytest.raises(StorageUnavailable):
+        result.result()
+    with pytest.raises(NotFound):
+        library.get()
+    assert library.store(b"film").created, "a later upload does not store the one that was given up"
+    assert library.staging() == []
+
+
+def test_failed_commit_stores_no_upload_of_the_group(library: Library, failing_commit: None) -> None:
+    uploads: list[Upload] = [
+        ("new/1.mp4", b"1", Expect.ANY),
+        (FILM.path, b"replaced", Expect.ANY),
+        ("new/deep/2.mp4", b"2", Expect.ABSENT),
+    ]
+    for result in store_together(library, *uploads):
+        with pytest.raises(StorageUnavailable):
+            result.result()
+    assert library.path().read_bytes() == b"film"
+    assert not (library.root / "new").exists()
+    assert library.staging() == []
