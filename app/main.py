@@ -41,6 +41,7 @@ from app.resources.middleware.host_guard import (
     HostGuardMiddleware,
     names_of_machine,
 )
+from app.resources.upload_routes import UploadMiddleware
 from app.settings import Settings, read
 from app.storage.ignored_names import IgnoredNames
 from app.storage.workers import BoundedPool
@@ -90,7 +91,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if has_accounts:
         app.session_cookie = session_cookies.name_of(settings.base_url, scheme="http", host="localhost:8000")
     app.base_path = unquote(urlsplit(settings.base_url or "").path)
-    app.add_middleware(NoSniffMiddleware)  # the innermost: Starlette calls the last one first
+    app.add_middleware(UploadMiddleware)  # the innermost: Starlette calls the last one first
+    app.add_middleware(NoSniffMiddleware)
     app.add_middleware(StreamMiddleware)
     if has_accounts:
         app.add_middleware(AuthenticationMiddleware, has_open_docs=settings.api_docs == "open")

@@ -22,14 +22,16 @@ from app.resources import (
     rendering,
     sockets,
     ui,
+    upload_routes,
 )
 from app.resources.dependencies import base_path
 
 # StreamMiddleware responds to every GET and HEAD whose path a route of downloads.router matches, before these
 # routes are tried. A GET route below /files/, such as /files/count, would be documented and never called.
 _FILES = (
-    files.uploads,
+    upload_routes.form_router,
     downloads.router,
+    upload_routes.put_router,
     files.router,
     autoindex.router,
     listing.router,

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Annotated
-from urllib.parse import quote, unquote_to_bytes
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from fastapi import Depends, Path, Response
 from fastapi.dependencies.models import Dependant
-from pydantic import BeforeValidator
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -26,6 +27,8 @@ from app.storage.contract import Storage
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, quoted
 from app.uploads.service import Uploads
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,15 @@ def library_of(scope: Scope, parameters: Collection[str] | None = None) -> str:
     if not isinstance(principal, Principal):
         raise NotSignedIn("This needs an account. Log in, or send a password or a token.")
     return principal.account.library
+
+
+def parse_query(model: type[M], query: bytes) -> M:
+    """Return the parameters of a query; of a repeated one, the last. Raises RequestValidationError."""
+    try:
+        return model.model_validate(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from None
 
 
 def _is_utf8(raw: bytes) -> bool:

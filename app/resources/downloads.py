@@ -1,16 +1,24 @@
 """GET and HEAD of stored files, whole or in ranges."""
 
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.resources.dependencies import FilePath, Flag, LibraryDep, Services, library_of, route_path
+from app.resources.dependencies import (
+    FilePath,
+    Flag,
+    LibraryDep,
+    Services,
+    library_of,
+    parse_query,
+    route_path,
+)
 from app.resources.errors import EXPECTED_ERRORS, error_response, problems
 from app.resources.openapi import request_headers, response_headers
 from app.storage.errors import NotFound, StorageError
@@ -147,7 +155,8 @@ def _file_response(scope: Scope) -> StoredFileResponse:
     model: type[Download | DownloadByName] = DownloadByName if endpoint is stream_file else Download
     library = library_of(scope, model.model_fields)
     try:
-        query = _parsed(model, scope["query_string"])
+        raw = scope["query_string"]
+        query = parse_query(model, raw) if raw or model is not Download else _NO_QUERY
     except RequestValidationError:
         if path_params:
             endpoint(library, **path_params, query=_NO_QUERY)  # an invalid path is reported first
@@ -162,17 +171,6 @@ def _file_response(scope: Scope) -> StoredFileResponse:
 
 
 _NO_QUERY = Download()
-
-
-def _parsed(model: type[Download | DownloadByName], query: bytes) -> Download | DownloadByName:
-    """Return the parameters of a query; of a repeated one, the last. Raises RequestValidationError."""
-    if not query and model is Download:
-        return _NO_QUERY
-    try:
-        return model.model_validate(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
-    except ValidationError as error:
-        faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from None
 
 
 async def _folder_redirect(scope: Scope) -> Response | None:

@@ -2,24 +2,18 @@
 
 import json
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from app.accounts.errors import ScopeTooSmall
-from app.accounts.principals import Principal
 from app.http.conditions import Verdict, evaluate, has_write_condition
-from app.http.digest_fields import declared_digests
-from app.http.errors import BadPatch, IncompleteBody, TooLarge, UnsupportedForm, UnsupportedPatch
+from app.http.errors import BadPatch, TooLarge, UnsupportedPatch
 from app.http.grammar import RawHeaders, field, value_without_parameters
-from app.http.multipart import FormReader, boundary_of
-from app.library.quotas import QuotaReservation
 from app.resources.dependencies import (
     KeyDep,
-    LibraryDep,
     PrincipalDep,
     Services,
     ServicesDep,
@@ -36,20 +30,15 @@ from app.resources.rendering import JSON
 from app.resources.request_body import (
     MERGE_PATCH,
     bounded,
-    declared_length,
     parse_merge_patch,
     refuse_encoding,
 )
-from app.storage.contract import find_file
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, VersionMismatch
 from app.storage.types import Expect, Expectation, FileFields, FileInfo, Key
-from app.streaming.plan import repr_digest
-from app.uploads.service import MAX_SID_LENGTH
 
 _json = json.encoder.encode_basestring
 """Returns a text as JSON, in quotes. Non-ASCII characters stay as they are, as pydantic writes them."""
 
-uploads = APIRouter()
 router = APIRouter()
 
 
@@ -111,139 +100,7 @@ class Receipt(BaseModel):
     that another caller sent."""
 
 
-_SID = "The sid of a WebSocket at /, which then receives the progress of the upload."
-
-_STORED = {"headers": response_headers("Location", "ETag", "Repr-Digest")}
-_CONDITIONS = ("If-Match", "If-Unmodified-Since")
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "title": "FileUpload",
-                    "description": "A form with a file.",
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "folder": {
-                            "type": "string",
-                            "default": "",  # or the API docs fill in an example
-                            "description": "The folder to store it in; the top if absent.",
-                        },
-                        "sid": {
-                            "type": "string",
-                            "maxLength": MAX_SID_LENGTH,
-                            "default": "",
-                            "description": _SID,
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
-_RAW: dict[str, Any] = {
-    **request_headers(*_CONDITIONS, "If-None-Match", "Content-Digest", "Repr-Digest"),
-    "requestBody": {
-        "required": False,  # without a body the file is empty
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    },
-}
-
-Sid = Annotated[str | None, Query(max_length=MAX_SID_LENGTH, description=_SID)]
-
-
-@uploads.post(
-    "/file/upload",
-    operation_id="files_upload",
-    summary="Upload a file from a form",
-    dependencies=[Depends(require_writable)],
-    status_code=201,
-    response_model=StoredFile | Receipt,
-    openapi_extra=_FORM,
-    responses={
-        201: {"description": "Stored.", **_STORED},
-        **problems(400, 403, 409, 413, 415, 422, 503, 507),
-    },
-)
-async def upload_file(
-    request: Request,
-    services: ServicesDep,
-    library: LibraryDep,
-    principal: PrincipalDep,
-    folder: Annotated[str | None, Query(description="The folder, if the form has no such field.")] = None,
-    sid: Sid = None,
-) -> Response:
-    """Store a new file from a form; never over another (409). The fields may come in any order."""
-    form = FormReader(boundary_of(request.headers.get("content-type")))
-    refuse_encoding(request, UnsupportedForm)
-    async with _reserve(services, principal) as reservation:
-        info = await services.uploads.receive_form(
-            library,
-            folder,
-            form,
-            request.stream(),
-            length=declared_length(request),
-            sid=sid,
-            reservation=reservation,
-            early=not is_write_only(principal),
-        )
-    return _created(request, services, info, principal)
-
-
-@router.put(
-    "/files/{path:rest}",
-    operation_id="files_put",
-    summary="Store a file at a path",
-    dependencies=[Depends(require_writable)],
-    response_model=StoredFile | Receipt,
-    status_code=201,
-    openapi_extra=_RAW,
-    responses={
-        201: {"description": "Stored as a new file.", **_STORED},
-        204: {"description": "Replaced.", "headers": response_headers("ETag", "Repr-Digest")},
-        **problems(400, 403, 409, 412, 413, 415, 422, 503, 507),
-    },
-)
-async def put_file(
-    request: Request, services: ServicesDep, key: KeyDep, principal: PrincipalDep, sid: Sid = None
-) -> Response:
-    """Store the body at this path, as a new file (201) or over an existing one (204)."""
-    if "content-range" in request.headers:  # RFC 9110 §14.5
-        raise IncompleteBody("A PUT stores a whole file. Send it without a Content-Range.")
-    refuse_encoding(request, UnsupportedForm)
-    content_type = request.headers.get("content-type")
-    if content_type is not None and content_type.lower().startswith("multipart/form-data"):
-        raise UnsupportedForm("A PUT stores its body as it is. Send forms to POST /file/upload.")
-    early = not is_write_only(principal)
-    current = await find_file(services.storage, key) if early else None
-    expect = expectation("PUT", request.scope["headers"], current)
-    fields = request.headers
-    declared = declared_digests(
-        [*fields.getlist("content-digest"), *fields.getlist("repr-digest")],
-        fields.getlist("digest"),
-        fields.getlist("content-md5"),
-    )
-    try:
-        async with _reserve(services, principal, replacing=current) as reservation:
-            committed = await services.uploads.receive_raw(
-                key,
-                request.stream(),
-                length=declared_length(request),
-                declared=declared,
-                content_type=content_type,
-                expect=expect,
-                sid=sid,
-                reservation=reservation,
-                early=early,
-            )
-    except AlreadyExists as error:
-        raise _as_precondition(error, expect) from None
-    if committed.created:
-        return _created(request, services, committed.info, principal)
-    return Response(status_code=204, headers=_version(committed.info, principal))
+CONDITIONS = ("If-Match", "If-Unmodified-Since")
 
 
 @router.delete(
@@ -253,7 +110,7 @@ async def put_file(
     dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,
-    openapi_extra=request_headers(*_CONDITIONS),
+    openapi_extra=request_headers(*CONDITIONS),
     responses={204: {"description": "Deleted."}, **problems(400, 403, 404, 412, 422, 503)},
 )
 async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
@@ -263,43 +120,11 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
     return Response(status_code=204)
 
 
-def _reserve(
-    services: Services, principal: Principal | None, *, replacing: FileInfo | None = None
-) -> AbstractAsyncContextManager[QuotaReservation | None]:
-    """Reserve quota for an upload; without accounts, nothing."""
-    if principal is None or services.accounts is None:
-        return nullcontext()
-    early = not is_write_only(principal)
-    return services.accounts.quotas.reserve(principal.account, replacing=replacing, early=early)
-
-
-def _as_precondition(error: AlreadyExists, expect: Expectation) -> Exception:
-    """Return the error that `If-None-Match: *` makes of an existing file: 412, not 409 (RFC 9110 §13.1.2)."""
-    return VersionMismatch(str(error)) if expect is Expect.ABSENT else error
-
-
-def _created(request: Request, services: Services, info: FileInfo, principal: Principal | None) -> Response:
-    base = base_url(request, services.base_url)
-    if is_write_only(principal):
-        content: Receipt | bytes = Receipt(path=info.key.path, etag=info.etag)
-    else:
-        content = files_json([FileFields.of(info)], base, owner_of(principal))
-    headers = {"location": file_url(base, info.key), **_version(info, principal)}
-    return JSON(content, 201, headers=headers)
-
-
-def _version(info: FileInfo, principal: Principal | None) -> dict[str, str]:
-    digest = {}
-    if info.sha256 and not is_write_only(principal):
-        digest = {"repr-digest": repr_digest(info.sha256)}
-    return {"etag": f'"{info.etag}"', **digest}
-
-
 MAX_PATCH_BYTES = 64 << 10
 _PATCHED = ("folder", "filename")
 
 _PATCH: dict[str, Any] = {
-    **request_headers(*_CONDITIONS),
+    **request_headers(*CONDITIONS),
     "requestBody": {
         "required": True,
         "content": {
