@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -51,6 +52,10 @@ log = logging.getLogger(__name__)
 
 HASHING = 2
 """Maximum number of passwords that are hashed at the same time; each takes 19 MiB."""
+
+SWITCH_INTERVAL_S = 0.001
+"""Seconds for which a busy thread may keep the GIL from the event loop; 0.005 in CPython. A short response
+needs the GIL several times, and beside long lists it waited for most of them."""
 
 EXPOSED_HEADERS = (
     "Accept-Ranges",
@@ -117,6 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         feed = ChangeFeed(IgnoredNames(settings.ignore))
         connections = ConnectionManager(limit=settings.max_sockets)
         feed.subscribe(connections.deliver)

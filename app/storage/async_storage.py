@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from threading import Lock
 from typing import ParamSpec, TypeVar
 
 from app.storage.backend import Backend, Reader, Writer
@@ -246,6 +247,7 @@ class ThreadedStorage:
         self._maintenance_pool = Pool(2, "maintenance")
         self._pings = {part: Pool(1, "ping") for part in (None, *backend.parts)}
         self._budget = budget or MemoryBudget()
+        self._rendering = Lock()
 
     def close(self) -> None:
         """Wait for the calls in progress. No method may be called afterwards."""
@@ -390,8 +392,13 @@ class ThreadedStorage:
         cursor: str | None,
         limit: int,
     ) -> RenderedPage:
+        def render_in_turn(files: Iterable[FileFields]) -> bytes:
+            # Rendering only computes: several threads would be no faster, and compete with the event loop.
+            with self._rendering:
+                return render(files)
+
         timed_page = self._timed("page", self._backend.render_page)
-        return await self._listed(partial(timed_page, listing, render, cursor=cursor, limit=limit))
+        return await self._listed(partial(timed_page, listing, render_in_turn, cursor=cursor, limit=limit))
 
     async def _listed(self, page: Callable[..., T | None]) -> T:
         found = await self._reads.run(partial(page, wait=False))

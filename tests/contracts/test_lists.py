@@ -2,8 +2,11 @@
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from itertools import product
 
+import anyio
 import pytest
 
 from app.storage.contract import Storage
@@ -95,6 +98,24 @@ async def test_rendering_does_not_block_the_event_loop(storage: Storage) -> None
     await storage.render_page(Listing(SHARED, "f"), render, cursor=None, limit=7)
     assert threads
     assert threading.get_ident() not in threads
+
+
+async def test_pages_are_rendered_one_at_a_time(storage: Storage) -> None:
+    """Two busy threads and the event loop would compete for the interpreter."""
+    await put_all(storage, ["film.mp4"])
+    both = threading.Barrier(2)
+    met = []
+
+    def render(files: Iterable[FileFields]) -> bytes:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+            met.append(files)
+        return b""
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(partial(storage.render_page, cursor=None, limit=7), Listing(SHARED, "f"), render)
+    assert not met
 
 
 BIG_SLEEP, PERCENT, HEART = "The_Big.Sleep (1946).mkv", "b%.mp4", "❤.mp4"
