@@ -350,7 +350,7 @@ class _FileCopy:
             _check_same(info, file.info)
             async with aclosing(file.read(0, info.size)) as chunks:
                 async for data in chunks:
-                    await staged.write(data)
+                    await staged.write(bytes(data))  # no copy, unless from MongoDB
                     self._advance(len(data))
             await staged.flush()
             await _check_read(self._source, info, staged.sha256)

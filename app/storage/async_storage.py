@@ -3,7 +3,15 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+)
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from threading import Lock
@@ -21,7 +29,7 @@ from app.storage.errors import (
     Unfinished,
 )
 from app.storage.maintenance import Maintenance, ScanStep, Usage, VerifyStep
-from app.storage.readahead import MemoryBudget, ReadPools, ThreadedOpenFile
+from app.storage.readahead import MemoryBudget, ReadAsync, ReadPools, ThreadedOpenFile
 from app.storage.types import (
     Address,
     Committed,
@@ -73,6 +81,26 @@ def timed(observer: Observer, operation: str, function: Callable[P, T]) -> Calla
             raise
         finally:
             observer.operation_ended(operation, time.perf_counter() - began, failed=failed)
+        return result
+
+    return call
+
+
+def timed_async(
+    observer: Observer, operation: str, function: Callable[P, Awaitable[T | None]]
+) -> Callable[P, Awaitable[T | None]]:
+    """As `timed`, for a coroutine function. A call that returns None, or is cancelled, is not reported."""
+
+    async def call(*arguments: P.args, **options: P.kwargs) -> T | None:
+        began = time.perf_counter()
+        try:
+            result = await function(*arguments, **options)
+        except StorageError as error:
+            failed = isinstance(error, FAILURES)
+            observer.operation_ended(operation, time.perf_counter() - began, failed=failed)
+            raise
+        if result is not None:
+            observer.operation_ended(operation, time.perf_counter() - began, failed=False)
         return result
 
     return call
@@ -259,9 +287,12 @@ class ThreadedStorage:
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
         reader = self._backend.try_open(address) or await self._open_current(address)
-        # The kernel reads a descriptor by itself, so only the reads of other files can be timed.
-        read = self._timed("read", reader.read) if reader.fileno() is None else reader.read
-        file = ThreadedOpenFile(reader, read, self._bytes, self._budget)
+        read = reader.read
+        read_async: ReadAsync = reader.read_async
+        if reader.fileno() is None:  # the kernel reads a descriptor by itself, so that is not timed
+            read = self._timed("read", read)
+            read_async = timed_async(self._observer, "read", read_async)
+        file = ThreadedOpenFile(reader, read, read_async, self._bytes, self._budget)
         try:
             yield file
         finally:
@@ -283,6 +314,9 @@ class ThreadedStorage:
         return await self._open_finished(address)
 
     async def _open_finished(self, address: Address) -> Reader:
+        reader = await timed_async(self._observer, "open", self._backend.open_async)(address)
+        if reader is not None:
+            return reader
         # An open that has to wait for changes does so in their pool, and blocks no other reader.
         reader = await self._open_in(self._reads, address, wait=False)
         if reader is None:

@@ -1,6 +1,6 @@
 """The blocking Protocols that a database implements; threads, read-ahead and hashing are added above them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from app.storage.maintenance import Maintenance
@@ -39,6 +39,19 @@ class Reader(Protocol):
 
         There are fewer bytes only where the file ends. Raises Truncated, StorageUnavailable.
         """
+
+    @property
+    def reads_async(self) -> bool:
+        """Whether `read_async` may read: otherwise `read`, in a thread, is the only way."""
+
+    async def read_async(self, start: int, size: int) -> Sequence[memoryview] | None:
+        """As `read`, from an event loop. Returns None if `read` has to be called instead.
+
+        Cancelled, it releases all memory at once. Pass each piece to `recycle` when it was sent.
+        """
+
+    def recycle(self, piece: memoryview) -> None:
+        """Take the memory of a piece back. It is not used again while anything else refers to it."""
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
         """Return the bytes if they are in memory, or None if reading would block. Never raises."""
@@ -92,6 +105,9 @@ class Backend(Protocol):
 
     def open(self, address: Address, *, wait: bool) -> Reader | None:
         """Open the file. Returns None only without `wait`, if a change may be in progress."""
+
+    async def open_async(self, address: Address) -> Reader | None:
+        """As `open`, from an event loop. Returns None if `open` has to be called instead."""
 
     def check(self, key: Key, expect: Expectation) -> None: ...
 

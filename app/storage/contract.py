@@ -18,6 +18,7 @@ from app.storage.types import (
     Key,
     Listing,
     Page,
+    Piece,
     RenderedPage,
 )
 
@@ -40,7 +41,7 @@ class OpenFile(Protocol):
         Skipped if the first and the last of them are in memory already. Raises the errors of `read`.
         """
 
-    def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+    def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         """Yield the bytes [start, stop) in order; the next batch is read while you send one.
 
         Raises Truncated instead of ending early, StorageUnavailable if the storage fails. Close it

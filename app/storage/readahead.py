@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from app.storage.backend import Reader, count_units, end_of_batch
 from app.storage.errors import Truncated
+from app.storage.types import Piece
 from app.storage.workers import Pool, wait_for_result, wait_until_done
 
 IN_MEMORY = 32 << 20
@@ -126,16 +127,22 @@ class ReadPools:
 Read = Callable[[int, int], list[bytes]]
 """`Reader.read`, possibly timed."""
 
+ReadAsync = Callable[[int, int], Awaitable[Sequence[memoryview] | None]]
+"""`Reader.read_async`, possibly timed."""
+
 
 class ThreadedOpenFile:
     """`contract.OpenFile` over a reader, and the reads that are in progress."""
 
-    def __init__(self, reader: Reader, read: Read, pools: ReadPools, budget: MemoryBudget) -> None:
+    def __init__(
+        self, reader: Reader, read: Read, read_async: ReadAsync, pools: ReadPools, budget: MemoryBudget
+    ) -> None:
         self._reader = reader
         self._read = read
+        self._read_async = read_async
         self._pools = pools
         self._budget = budget
-        self._in_progress: set[asyncio.Future[list[bytes]]] = set()
+        self._in_progress: set[asyncio.Task[Sequence[Piece]]] = set()
         self.info = reader.info
 
     def fileno(self) -> int | None:
@@ -145,8 +152,8 @@ class ThreadedOpenFile:
         if not self._reader.is_cached(start, stop):
             await self._pools.now.run(self._reader.preload, start, stop)
 
-    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        ahead = ReadAhead(self._reader, self._read, self._budget, self._begin, start, stop)
+    async def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
+        ahead = ReadAhead(self._reader, self._budget, self._begin, start, stop)
         try:
             while piece := await ahead.next():
                 size = len(piece)
@@ -162,64 +169,73 @@ class ThreadedOpenFile:
         if self._in_progress:
             await wait_until_done(asyncio.gather(*self._in_progress, return_exceptions=True))
 
-    def _begin(self, read: Callable[[], list[bytes]], *, ahead: bool) -> asyncio.Future[list[bytes]]:
-        future = (self._pools.ahead if ahead else self._pools.now).start(read)
-        self._in_progress.add(future)
-        future.add_done_callback(self._end)
-        return future
+    def _begin(self, batch: "ReadBatch", *, ahead: bool) -> "asyncio.Task[Sequence[Piece]]":
+        task = asyncio.create_task(self._read_batch(batch, ahead=ahead))
+        self._in_progress.add(task)
+        task.add_done_callback(self._end)
+        return task
 
-    def _end(self, future: asyncio.Future[list[bytes]]) -> None:
-        self._in_progress.discard(future)
-        if not future.cancelled():
-            future.exception()  # retrieved: no one else does if the client has left
+    async def _read_batch(self, batch: "ReadBatch", *, ahead: bool) -> Sequence[Piece]:
+        """Read from the event loop, or else in a thread. A cancellation waits for the thread."""
+        if self._reader.reads_async:
+            pieces = await self._read_async(batch.start, batch.size)
+            if pieces is not None:
+                return pieces
+        pool = self._pools.ahead if ahead else self._pools.now
+        return await wait_for_result(pool.start(self._read_in_thread, batch))
+
+    def _read_in_thread(self, batch: "ReadBatch") -> Sequence[Piece]:
+        return [] if batch.is_dropped else self._read(batch.start, batch.size)
+
+    def _end(self, task: "asyncio.Task[Sequence[Piece]]") -> None:
+        self._in_progress.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: no one else does if the client has left
 
 
 class Begin(Protocol):
-    """Calls a function in a thread: of one pool for a client that waits, of the other to read ahead."""
+    """Begins to read a batch: for a client that waits, or `ahead` of it."""
 
-    def __call__(self, read: Callable[[], list[bytes]], *, ahead: bool) -> "asyncio.Future[list[bytes]]": ...
+    def __call__(self, batch: "ReadBatch", *, ahead: bool) -> "asyncio.Task[Sequence[Piece]]": ...
 
 
-class _Fetch:
-    """A batch that a thread is reading."""
+class ReadBatch:
+    """The bytes [start, stop), which are being read at once."""
 
-    def __init__(
-        self, read: Read, start: int, stop: int, begin: Begin, *, is_reserved: bool, ahead: bool
-    ) -> None:
-        self._read = read
-        self._start = start
+    def __init__(self, start: int, stop: int, begin: Begin, *, is_reserved: bool, ahead: bool) -> None:
+        self.start = start
         self.size = stop - start
         self.is_reserved = is_reserved
         self.is_dropped = False
-        self.future = begin(self._run, ahead=ahead)
+        self.pieces = begin(self, ahead=ahead)
 
-    def _run(self) -> list[bytes]:
-        return [] if self.is_dropped else self._read(self._start, self.size)
+    def drop(self) -> None:
+        self.is_dropped = True
+        self.pieces.cancel()
 
 
 class ReadAhead:
     """The bytes [start, stop) in pieces. Buffers that others need more are dropped, and fetched again."""
 
-    def __init__(
-        self, reader: Reader, read: Read, budget: MemoryBudget, begin: Begin, start: int, stop: int
-    ) -> None:
+    def __init__(self, reader: Reader, budget: MemoryBudget, begin: Begin, start: int, stop: int) -> None:
         self._reader = reader
-        self._read = read
         self._budget = budget
         self._begin = begin
         self._position = start
         self._stop = stop
-        self._buffers: deque[bytes] = deque()
+        self._buffers: deque[Piece] = deque()
         self._offset = 0  # of the position in the first buffer
-        self._fetches: deque[_Fetch] = deque()
+        self._fetches: deque[ReadBatch] = deque()
         self._fetched = start  # the end of what is buffered or being fetched
         self._reserved = 0  # of that, what the budget counts
         self._lent = self._lent_before = 0  # by the last piece, and by the one before it
+        self._piece: Piece | None = None  # the last one, if it was lent
+        self._piece_before: Piece | None = None
         self._is_slow = False
         self._taken = 0  # bytes that the client took without a pause
         self._sent_at = 0.0
 
-    async def next(self) -> bytes:
+    async def next(self) -> Piece:
         """Return the next piece, or nothing at the end. Raises Truncated, StorageUnavailable."""
         if self._position >= self._stop:
             return b""
@@ -243,10 +259,13 @@ class ReadAhead:
         self._is_slow = self._is_slow and self._taken < QUICK
         self._budget.release_lent(self._lent_before)
         self._lent, self._lent_before = 0, self._lent
+        self._recycle(self._piece_before)
+        self._piece, self._piece_before = None, self._piece
 
     def drop_buffers(self) -> None:
+        self._piece = self._piece_before = None
         for fetch in self._fetches:
-            fetch.is_dropped = True
+            fetch.drop()
         self._fetches.clear()
         self._buffers.clear()
         self._offset = 0
@@ -256,26 +275,33 @@ class ReadAhead:
 
     def close(self) -> None:
         self._budget.end_wait(self)
+        self._recycle(self._piece_before)
+        self._recycle(self._piece)
         self.drop_buffers()
         self._budget.release_lent(self._lent + self._lent_before)
         self._lent = self._lent_before = 0
 
-    def _whole_buffer(self) -> bytes | None:
+    def _recycle(self, piece: Piece | None) -> None:
+        if isinstance(piece, memoryview):
+            self._reader.recycle(piece)
+
+    def _whole_buffer(self) -> Piece | None:
         """Return the next buffer without a copy, or None if it may not be lent."""
         size = len(self._buffers[0])
         if self._offset or self._is_slow or not self._budget.lend(size):
             return None
         self._reserved -= size
         self._lent = size
-        return self._buffers.popleft()
+        self._piece = self._buffers.popleft()
+        return self._piece
 
     def _small_piece(self) -> bytes:
         """Return a small copy, which does not keep the rest of its buffer in memory."""
         first = self._buffers[0]
-        piece = first[self._offset : self._offset + PIECE]
+        piece = bytes(first[self._offset : self._offset + PIECE])
         self._offset += len(piece)
         if self._offset == len(first):
-            self._buffers.popleft()
+            self._recycle(self._buffers.popleft())
             self._offset = 0
             self._reserved -= len(first)
             self._budget.release(len(first))
@@ -292,12 +318,12 @@ class ReadAhead:
                 return
             self._fetch(stop, is_reserved=is_reserved, ahead=False)
         fetch = self._fetches[0]
-        pieces = await wait_for_result(fetch.future)
+        pieces = await fetch.pieces
         self._fetches.popleft()
         self._add_buffers(pieces, fetch.size, is_reserved=fetch.is_reserved)
         self._fetch_ahead()
 
-    def _add_buffers(self, pieces: list[bytes], size: int, *, is_reserved: bool) -> None:
+    def _add_buffers(self, pieces: Sequence[Piece], size: int, *, is_reserved: bool) -> None:
         found = sum(map(len, pieces))
         if found != size:
             raise Truncated(f"Only {self._position + found} bytes of {self._stop} could be read.")
@@ -333,6 +359,7 @@ class ReadAhead:
             self._fetch(stop, is_reserved=True, ahead=True)
 
     def _fetch(self, stop: int, *, is_reserved: bool, ahead: bool) -> None:
-        fetch = _Fetch(self._read, self._fetched, stop, self._begin, is_reserved=is_reserved, ahead=ahead)
-        self._fetches.append(fetch)
+        self._fetches.append(
+            ReadBatch(self._fetched, stop, self._begin, is_reserved=is_reserved, ahead=ahead)
+        )
         self._fetched = stop

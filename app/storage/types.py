@@ -16,6 +16,9 @@ RESERVED = ".seekable"
 SHARED = ""
 """The library that all users share."""
 
+Piece = bytes | memoryview
+"""Bytes of a file on their way to a client."""
+
 MAX_SEGMENT_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_SEGMENTS = 32

@@ -113,6 +113,7 @@ async def _send_span(file: OpenFile, send: Send, span: Span, more: bool) -> None
     async with contextlib.aclosing(file.read(span.start, span.stop)) as chunks:
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            del chunk  # its memory can be used again once it was sent
             # Neither a buffered read nor a send() to a fast reader yields: let other tasks run.
             await asyncio.sleep(0)
     if not more:

@@ -198,6 +198,9 @@ class FilesystemBackend:
             raise Unfinished(_BEING_WRITTEN)
         return DiskReader(info_of(row), descriptor, self._chunk_size)
 
+    async def open_async(self, address: Address) -> None:
+        """Return None: `try_open` has tried whatever needs no thread."""
+
     def check(self, key: Key, expect: Expectation) -> None:
         path = self.disk.actual_path(path_at(key))
         with _naming(key):

@@ -52,6 +52,16 @@ class DiskReader:
     def read(self, start: int, size: int) -> list[bytes]:
         return [pread(self._descriptor, start, size)]
 
+    @property
+    def reads_async(self) -> bool:
+        return False
+
+    async def read_async(self, start: int, size: int) -> None:
+        """Return None: reading a disk needs a thread."""
+
+    def recycle(self, piece: memoryview) -> None:
+        """Do nothing: only `read_async` has memory of its own."""
+
     def read_nowait(self, start: int, size: int) -> bytes | None:
         if not _RWF_NOWAIT:
             return None

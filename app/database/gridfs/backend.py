@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from mongoengine.fields import GridFSProxy
 
 from app.database import paging
-from app.database.gridfs.bucket import DEFAULT_SIZES, GridReader, GridWriter, TransferSizes
+from app.database.gridfs.bucket import DEFAULT_SIZES, GridWriter, TransferSizes
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import (
     MALFORMED,
@@ -27,8 +27,11 @@ from app.database.gridfs.documents import (
     parse_infos,
 )
 from app.database.gridfs.garbage_collection import LeaseRenewer
+from app.database.gridfs.grid_reader import GridReader
 from app.database.gridfs.integrity import GridMaintenance
 from app.database.gridfs.list_index import MongoListIndex, folders, libraries
+from app.database.gridfs.loop_client import LoopClient
+from app.database.gridfs.op_msg import MAX_REPLY_SIZE, MalformedReply, decode_document
 from app.database.gridfs.writes import NO_FILE, MediaWrites, check_path_conflicts
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
@@ -54,7 +57,7 @@ MIN_CHECKED_SIZE = 16 << 20
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
-    Lists and scans leave out the `ignored` names. `senders` insert chunks.
+    Lists and scans leave out the `ignored` names. `senders` insert chunks, `client` reads.
     """
 
     parts = ("database",)
@@ -64,6 +67,7 @@ class GridBackend:
         database: MongoDatabase,
         leases: LeaseRenewer,
         senders: Executor,
+        client: LoopClient,
         *,
         ignored: IgnoredNames,
         sizes: TransferSizes = DEFAULT_SIZES,
@@ -72,6 +76,7 @@ class GridBackend:
         self.maintenance = GridMaintenance(database, ignored, sizes)
         self._leases = leases
         self._senders = senders
+        self._client = client
         self._ignored = ignored
         self._sizes = sizes
         self._writes = MediaWrites(database, ignored)
@@ -82,11 +87,34 @@ class GridBackend:
     def open(self, address: Address, *, wait: bool) -> GridReader:
         with self.database.operation():
             media = self.database.media.find_one(address_filter(address))
+        return self._reader(media)
+
+    async def open_async(self, address: Address) -> GridReader | None:
+        media = self.database.media
+        command = {
+            "find": media.name,
+            "filter": address_filter(address),
+            "limit": 1,
+            "singleBatch": True,
+            "readConcern": {"level": "majority"},
+            "$db": self.database.name,
+        }
+        reply = await self._client.ask(command, MAX_REPLY_SIZE)
+        if reply is None:
+            return None
+        try:
+            found = decode_document(reply.body, reply.size, media.codec_options)["cursor"]["firstBatch"]
+        except (MalformedReply, LookupError, TypeError):
+            return None
+        return self._reader(found[0] if found else None)
+
+    def _reader(self, media: RawDocument | None) -> GridReader:
+        """Return the reader of a document. Raises NotFound, StorageUnavailable."""
         if media is None:
             raise NotFound(NO_FILE)
         try:
-            size = int(media["chunk_size"])
-            return GridReader(self.database, parse_info(media), media["file"], size, self._sizes)
+            info, size = parse_info(media), int(media["chunk_size"])
+            return GridReader(self.database, info, media["file"], size, self._sizes, self._client)
         except MALFORMED as error:
             raise StorageUnavailable(f"The document of this file is malformed: {error!r}.") from error
 

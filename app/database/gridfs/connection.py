@@ -48,7 +48,7 @@ OPTIONS: dict[str, Any] = {
 DEFAULT_NAME = "seekable"
 
 _DISK_FULL = 14031  # OutOfDiskSpace
-_NO_REPLY = "The database does not answer. Try again in a few seconds."
+NO_REPLY = "The database does not answer. Try again in a few seconds."
 
 FILES_INDEXES = [IndexModel([("filename", ASCENDING), ("uploadDate", ASCENDING)])]
 CHUNKS_INDEXES = [IndexModel([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)]
@@ -113,6 +113,8 @@ class Connection:
             write_concern=WriteConcern("majority", j=True),
         )
         self.name = database.name
+        self.uri = parsed
+        """The parts of the URL, as PyMongo parsed it."""
         self.server = f"MongoDB at {', '.join(f'{host}:{port}' for host, port in nodes)}"
         self._unreachable_until = 0.0
 
@@ -133,14 +135,18 @@ class Connection:
                 yield
         except (PyMongoError, BSONError) as error:
             if isinstance(error, ConnectionFailure) or (isinstance(error, PyMongoError) and error.timeout):
-                self._unreachable_until = time.monotonic() + 1
+                self.mark_unreachable()
             raise map_error(error) from error
+
+    def mark_unreachable(self) -> None:
+        """Note that the database did not answer, so that others need not wait for the same timeout."""
+        self._unreachable_until = time.monotonic() + 1
 
     def _fail_fast(self) -> None:
         # Otherwise a thread that waited behind others in a timeout would wait for the same timeout again.
         if time.monotonic() < self._unreachable_until:
             if not self.client.topology_description.has_writable_server():
-                raise StorageUnavailable(_NO_REPLY)
+                raise StorageUnavailable(NO_REPLY)
             self._unreachable_until = 0.0
 
     def is_replicated(self) -> bool:
@@ -252,11 +258,11 @@ def map_error(error: PyMongoError | BSONError) -> OutOfSpace | StorageUnavailabl
         if error.code == _DISK_FULL:
             return OutOfSpace("The disk of the database is full. Free space there, then try again.")
         if error.timeout:
-            return StorageUnavailable(_NO_REPLY)
+            return StorageUnavailable(NO_REPLY)
         reason = str((error.details or {}).get("errmsg", error)).removesuffix(".")
         return StorageUnavailable(f"The database refuses the operation: {reason}.")
     if isinstance(error, ConnectionFailure):
-        return StorageUnavailable(_NO_REPLY)
+        return StorageUnavailable(NO_REPLY)
     return StorageUnavailable(f"The database refuses the operation: {error}.")
 
 

@@ -13,7 +13,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from app.database.gridfs import own_writes
-from app.database.gridfs.bucket import FOREIGN, GridReader, TransferSizes
+from app.database.gridfs.bucket import FOREIGN, TransferSizes
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import (
     MALFORMED,
@@ -31,6 +31,7 @@ from app.database.gridfs.documents import (
     unchanged_filter,
 )
 from app.database.gridfs.garbage_collection import retire, sweep
+from app.database.gridfs.grid_reader import GridReader
 from app.database.gridfs.writes import check_path_conflicts, equivalent_filenames, normalize_filename
 from app.http.media_types import media_type
 from app.storage.backend import batches

@@ -54,6 +54,29 @@ def commands() -> Iterator[Commands]:
     listeners.remove(listener)
 
 
+class Queries:
+    """The queries of a collection from now on, as the server records them: on whichever connection."""
+
+    def __init__(self, database: Database[dict[str, Any]], collection: str) -> None:
+        self._database = database
+        self._selected = {"ns": f"{database.name}.{collection}", "op": {"$ne": "insert"}}
+        database.command("profile", 2)
+
+    def found(self) -> list[dict[str, Any]]:
+        return list(self._database["system.profile"].find(self._selected))
+
+    @property
+    def names(self) -> list[str]:
+        return [next(iter(query["command"])) for query in self.found()]
+
+    @property
+    def documents(self) -> int:
+        """Documents in the replies, after which the server kept no cursor."""
+        queries = self.found()
+        assert all(query["cursorExhausted"] for query in queries)
+        return sum(query["nreturned"] for query in queries)
+
+
 class Grid:
     """A library and its database. `options` are those of `open_gridfs`."""
 

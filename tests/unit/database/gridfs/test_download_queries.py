@@ -5,12 +5,12 @@ import hashlib
 import os
 import random
 import tracemalloc
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
-from pymongo import monitoring
+from pymongo.database import Database
 
 from app.database.gridfs.bucket import CHUNK_SIZE
 from app.database.gridfs.opening import open_gridfs
@@ -18,8 +18,9 @@ from app.settings import Settings
 from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.contract import Storage
 from app.storage.readahead import PIECE, MemoryBudget
-from app.storage.types import SHARED, Key
+from app.storage.types import SHARED, Key, Piece
 from tests.support import mongo
+from tests.unit.database.gridfs.conftest import Queries
 
 pytestmark = pytest.mark.anyio
 
@@ -27,54 +28,25 @@ FILM = Key(SHARED, "", "film.mp4")
 DATA = os.urandom(80 * CHUNK_SIZE - 1000)
 
 
-class ChunkQueries(monitoring.CommandListener):
-    """A counter of queries for chunks and of the bytes in their replies."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.bytes = 0
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if "fs.chunks" in (event.command.get("find"), event.command.get("collection")):
-            self.names.append(event.command_name)
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        cursor: dict[str, Any] = event.reply.get("cursor") or {}
-        if cursor.get("ns", "").endswith(".fs.chunks"):
-            assert cursor["id"] == 0, "the cursor must be exhausted"
-            self.bytes += sum(len(chunk["data"]) for chunk in cursor["firstBatch"])
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        pass
-
-
-@pytest.fixture
-def queries() -> Iterator[ChunkQueries]:
-    listener = ChunkQueries()
-    listeners = monitoring._LISTENERS.command_listeners  # those of every client created from now on
-    listeners.append(listener)
-    yield listener
-    listeners.remove(listener)
-
-
 @asynccontextmanager
 async def stored(
     budget: MemoryBudget | None = None, observer: Observer | None = None
-) -> AsyncIterator[ThreadedStorage]:
-    """Open a library with one film."""
+) -> AsyncIterator[tuple[ThreadedStorage, Database[dict[str, Any]]]]:
+    """Open a library with one film. Yields it with its database."""
     settings = Settings(_env_file=None, **mongo.gridfs())
+    assert settings.mongodb_url is not None
     with ExitStack() as stack:
         storage = ThreadedStorage(open_gridfs(settings, stack), budget=budget, observer=observer)
         stack.callback(storage.close)
         async with storage.stage() as staged:
             await staged.write(DATA)
             await storage.commit(FILM, staged, content_type="video/mp4")
-        yield storage
+        yield storage, mongo.database(settings.mongodb_url)
 
 
-def parts_of(start: int, stop: int) -> int:
-    """Return the size in bytes of the chunks that a range touches."""
-    return min(len(DATA), -(-stop // CHUNK_SIZE) * CHUNK_SIZE) - start // CHUNK_SIZE * CHUNK_SIZE
+def chunks_of(start: int, stop: int) -> int:
+    """Return the number of chunks that a range touches."""
+    return -(-min(stop, len(DATA)) // CHUNK_SIZE) - start // CHUNK_SIZE
 
 
 @pytest.mark.parametrize(
@@ -91,25 +63,23 @@ def parts_of(start: int, stop: int) -> int:
         (12_345, len(DATA) - 12_345, 16),
     ],
 )
-async def test_download_queries_each_chunk_once(
-    queries: ChunkQueries, start: int, size: int, max_queries: int
-) -> None:
-    async with stored() as storage:
-        queries.names.clear()
+async def test_download_queries_each_chunk_once(start: int, size: int, max_queries: int) -> None:
+    async with stored() as (storage, database):
+        queries = Queries(database, "fs.chunks")
         async with storage.open(FILM) as file:
             data = b"".join([data async for data in file.read(start, start + size)])
     assert data == DATA[start : start + size]
     assert {*queries.names} == {"find"}
     assert len(queries.names) <= max_queries
-    assert queries.bytes == parts_of(start, start + size)
+    assert queries.documents == chunks_of(start, start + size)
 
 
-async def test_download_queries_few_chunks_when_client_leaves_early(queries: ChunkQueries) -> None:
-    async with stored() as storage:
-        queries.bytes = 0
+async def test_download_queries_few_chunks_when_client_leaves_early() -> None:
+    async with stored() as (storage, database):
+        queries = Queries(database, "fs.chunks")
         async with storage.open(FILM) as file, aclosing(file.read(0, len(DATA))) as data:
             await anext(data)
-    assert queries.bytes <= 2 * CHUNK_SIZE
+    assert queries.documents <= 2
 
 
 class Recorder(Observer):
@@ -123,7 +93,7 @@ class Recorder(Observer):
 
 async def test_reads_of_database_are_timed() -> None:
     recorder = Recorder()
-    async with stored(observer=recorder) as storage:
+    async with stored(observer=recorder) as (storage, _):
         async with storage.open(FILM) as file:
             assert [piece async for piece in file.read(0, 10)] == [DATA[:10]]
         assert recorder.operations == ["stage", "commit", "open", "read"]
@@ -132,10 +102,10 @@ async def test_reads_of_database_are_timed() -> None:
 class Reading:
     """A download that reads one piece at a time."""
 
-    def __init__(self, data: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, data: AsyncGenerator[Piece, None]) -> None:
         self._data = data
         self._digest = hashlib.sha256()
-        self._piece = b""
+        self._piece: Piece = b""
 
     async def take(self) -> bool:
         """Read one piece and return whether there was one."""
@@ -161,7 +131,7 @@ async def test_stalled_readers_release_memory_to_others() -> None:
     get the stored bytes, and cancelled readers block no others."""
     budget = MemoryBudget(32 * CHUNK_SIZE, idle_s=0.05, slow_s=0.05)
     wanted, generator = hashlib.sha256(DATA).hexdigest(), random.Random(1)
-    async with stored(budget) as storage, AsyncExitStack() as stack:
+    async with stored(budget) as (storage, _), AsyncExitStack() as stack:
         tracemalloc.start()
         stack.callback(tracemalloc.stop)
         before, _ = tracemalloc.get_traced_memory()
