@@ -76,7 +76,7 @@ class GridBackend:
         self.maintenance = GridMaintenance(database, ignored, sizes)
         self._leases = leases
         self._senders = senders
-        self._client = client
+        self.client = client
         self._ignored = ignored
         self._sizes = sizes
         self._writes = MediaWrites(database, ignored)
@@ -99,7 +99,7 @@ class GridBackend:
             "readConcern": {"level": "majority"},
             "$db": self.database.name,
         }
-        reply = await self._client.ask(command, MAX_REPLY_SIZE)
+        reply = await self.client.ask(command, MAX_REPLY_SIZE)
         if reply is None:
             return None
         try:
@@ -114,7 +114,7 @@ class GridBackend:
             raise NotFound(NO_FILE)
         try:
             info, size = parse_info(media), int(media["chunk_size"])
-            return GridReader(self.database, info, media["file"], size, self._sizes, self._client)
+            return GridReader(self.database, info, media["file"], size, self._sizes, self.client)
         except MALFORMED as error:
             raise StorageUnavailable(f"The document of this file is malformed: {error!r}.") from error
 

@@ -1,7 +1,7 @@
-"""Questions to MongoDB from the event loop, over connections of their own.
+"""Queries of MongoDB from the event loop, over connections of its own.
 
-PyMongo discovers the primary and remains the judge of everything unusual: whenever a question cannot be asked
-or answered here in the usual way, it is asked again through PyMongo, in a thread.
+PyMongo discovers the primary, and decides everything unusual: a caller repeats each query through PyMongo, in
+a thread, that cannot be sent here, or whose reply is not the usual one.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from app.database.gridfs.op_msg import MalformedReply, decode_document, has_curs
 from app.storage.errors import StorageUnavailable
 
 MAX_CONNECTIONS = 16
-"""Questions at the same time, unless the URL allows fewer (maxPoolSize)."""
+"""Queries at the same time, unless the URL allows fewer (maxPoolSize)."""
 
 IDLE_S = 60.0
 """Seconds after which an unused connection is closed."""
 
 PAUSE_S = 5.0
-"""Seconds after a failed connection or login until another is tried; PyMongo answers meanwhile."""
+"""Seconds after a failed connection or login until another is tried; PyMongo sends all queries meanwhile."""
 
 MAX_LOGIN_REPLY = 64 << 10
 """Bytes of a reply during the login."""
@@ -133,7 +133,7 @@ class LoopClient:
         self.buffers = ReplyBuffers()
 
     def close(self) -> None:
-        """Close all connections; questions in progress fail. Called in the event loop, or after its end."""
+        """Close all connections; queries in progress fail. Called in the event loop, or after its end."""
         self._usable = False
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -144,8 +144,8 @@ class LoopClient:
     async def ask(self, command: RawDocument, max_size: int) -> Reply | None:
         """Return the reply to a command that reads, and whose document begins with a cursor.
 
-        Returns None if PyMongo has to ask instead, for whatever reason. Raises StorageUnavailable if the
-        server does not answer in time.
+        Returns None if PyMongo has to send it instead, for whatever reason. Raises StorageUnavailable if the
+        server does not reply in time.
         """
         if not self._usable or time.monotonic() < self._paused_until:
             return None
@@ -246,7 +246,7 @@ class LoopClient:
         return connection
 
     def _release(self, connection: LoopConnection | None) -> None:
-        """Keep a connection for the next question, unless it was closed. One that is still busy is released
+        """Keep a connection for the next query, unless it was closed. One that is still busy is released
         when its reply has arrived."""
         if connection is not None and connection.is_open:
             if connection.is_busy:
