@@ -15,11 +15,9 @@ from typing import Any, NamedTuple, Protocol
 
 from app import logs
 from app.metrics.request_counters import RequestCounters
-from app.server.http1 import RequestHead, encode_chunk, encode_response_head
+from app.server.http1 import REQUEST_ID, RequestHead, encode_chunk, encode_response_head
 from app.server.request_log import Request, RequestLog
 from app.server.zerocopy import EXTENSION, FileSender
-
-HEADER = b"x-request-id"
 
 # Covers UUIDs, trace ids and the ids of proxies; excludes characters that would be unsafe in a log or header.
 _SAFE = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
@@ -32,17 +30,9 @@ def _process() -> str:
     return secrets.token_hex(6)
 
 
-def has_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether the request carries an id, so that its sender may expect it in the response."""
-    for name, _ in headers:  # noqa: SIM110 - thousands of times a second, and any() takes twice as long
-        if name == HEADER:
-            return True
-    return False
-
-
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the id that the client or a proxy sent, if it is single and safe; otherwise a new unique id."""
-    given = [value for name, value in headers if name == HEADER]
+    given = [value for name, value in headers if name == REQUEST_ID]
     if len(given) == 1 and _SAFE.fullmatch(given[0]):
         return given[0].decode("ascii")
     return f"{_process()}-{next(_numbers)}"
@@ -51,7 +41,7 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 MAX_BUFFERED_BODY = 64 << 10
 """Bytes of a request's body that the application has not read, above which the server stops reading."""
 
-MAX_JOINED = 64 << 10
+MAX_JOINED = 16 << 10
 """Maximum bytes of a body that are copied in order to leave in one segment with the head."""
 
 _CLOSE = (b"connection", b"close")
@@ -322,8 +312,8 @@ class Exchange:
     def _with_server_headers(self, message: Any) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
         _, _, name_requests = self._connection.instrumentation
-        if message["status"] >= 400 or name_requests or has_request_id(self._request.headers):
-            headers.append((HEADER, self.id.encode()))
+        if message["status"] >= 400 or name_requests or self._request.has_id:
+            headers.append((REQUEST_ID, self.id.encode()))
         if self.awaits_continue:
             # We sent no 100 (Continue), so the client may or may not send the body (RFC 9110 §10.1.1).
             headers.append(_CLOSE)

@@ -27,11 +27,15 @@ MAX_PIPELINED_REQUESTS = 100
 """Maximum number of pipelined requests that wait for their responses: each takes kilobytes of memory."""
 
 
+REQUEST_ID = b"x-request-id"
+
+
 class RequestHead:
     """An event: the head of a request is complete."""
 
     __slots__ = (
         "expects_continue",
+        "has_id",
         "headers",
         "keep_alive",
         "method",
@@ -55,6 +59,8 @@ class RequestHead:
         self.keep_alive = keep_alive
         self.expects_continue = False
         """The client waits for 100 (Continue) before it sends the body."""
+        self.has_id = False
+        """The request carries an id, so that its sender may expect it in the response."""
 
 
 class EndOfRequest:
@@ -301,6 +307,8 @@ class RequestParser:
                 if name == b"expect":
                     # To HTTP/1.0 it must not be sent (RFC 9110 §10.1.1).
                     head.expects_continue = value.lower() == b"100-continue" and version == "1.1"
+                elif name == REQUEST_ID:
+                    head.has_id = True
                 else:
                     self.remaining = body_length(headers)
         self._events.append(head)
@@ -322,7 +330,7 @@ class RequestParser:
             self._events.append(END)
 
 
-_NOTED = frozenset((b"expect", b"content-length"))
+_NOTED = frozenset((b"expect", b"content-length", REQUEST_ID))
 
 
 def body_length(headers: Headers) -> int:
@@ -338,28 +346,26 @@ def body_length(headers: Headers) -> int:
 
 # Responses
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status} {status.phrase}".encode() for status in HTTPStatus}
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token (RFC 9110 §5.6.2)
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
-_FRAMING = frozenset((b"content-length: ", b"transfer-encoding: ", b"connection: "))
+
+MAX_NAMES = 256
+"""Maximum number of names of response fields that are checked once instead of each time."""
+
+_prefixes: dict[bytes, bytes] = {}  # beginnings of lines by the names of fields, but for those of framing
 
 
-class _Prefixes(dict[bytes, bytes]):
-    """The beginnings of field lines by the names of the fields, which are checked once."""
-
-    MAX_NAMES = 256
-
-    def __missing__(self, name: bytes) -> bytes:
-        if not _NAME.fullmatch(name):
-            raise RuntimeError("Invalid HTTP header name.")
-        prefix = name.lower() + b": "
-        if len(self) < self.MAX_NAMES:
-            self[name] = prefix
-        return prefix
-
-
-_PREFIXES = _Prefixes()
+def _prefix(name: bytes) -> bytes:
+    """Return the beginning of a field's line. Raises RuntimeError if the name is not valid."""
+    if not _NAME.fullmatch(name):
+        raise RuntimeError("Invalid HTTP header name.")
+    lower = name.lower()
+    prefix = b"\r\n" + lower + b": "
+    if lower not in (b"content-length", b"transfer-encoding", b"connection") and len(_prefixes) < MAX_NAMES:
+        _prefixes[name] = prefix
+    return prefix
 
 
 class ResponseHead(NamedTuple):
@@ -374,7 +380,7 @@ class ResponseHead(NamedTuple):
 
 @lru_cache(1)
 def _date_line(seconds: int) -> bytes:
-    return b"date: %b\r\n" % formatdate(seconds, usegmt=True).encode()
+    return b"\r\ndate: %b" % formatdate(seconds, usegmt=True).encode()
 
 
 def encode_response_head(
@@ -385,23 +391,28 @@ def encode_response_head(
     A body of unknown length is sent in chunks, and to clients before HTTP/1.1 until the connection closes
     (RFC 9112 §6.3). Raises RuntimeError if a field is not valid: no control character may leave the server.
     """
-    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, _date_line(date)]
+    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, _date_line(date)]
     length: int | None = None
     chunked = announced = False
     for name, value in headers:
-        prefix = _PREFIXES[name]
-        if prefix in _FRAMING:
-            if prefix == b"content-length: ":
+        prefix = _prefixes.get(name)
+        if prefix is None:
+            prefix = _prefix(name)
+            if prefix == b"\r\ncontent-length: ":
                 length = int(value)
-            elif prefix == b"transfer-encoding: ":
+            elif prefix == b"\r\ntransfer-encoding: ":
                 chunked = value.lower() == b"chunked"
-            elif b"close" in [option.strip() for option in value.lower().split(b",")]:
-                announced, keep_alive = True, False
-        parts += (prefix, value, b"\r\n")
-    fields = b"".join(parts)
-    if len(fields) - len(fields.translate(None, _CONTROLS)) != 2 * (len(parts) - 2) // 3 + 4:
+            elif prefix == b"\r\nconnection: ":
+                options = [option.strip() for option in value.lower().split(b",")]
+                announced = announced or b"close" in options
+        parts.append(prefix)
+        parts.append(value)
+    keep_alive = keep_alive and not announced
+    lines = b"".join(parts)
+    # Each field begins with the two control characters of its line end, and has no others.
+    if len(lines) - len(lines.translate(None, _CONTROLS)) != len(parts):
         raise RuntimeError("Invalid HTTP header value.")
-    last = b"\r\n"
+    last = b"\r\n\r\n"
     if chunked:
         length = None
     elif length is None:
@@ -410,10 +421,10 @@ def encode_response_head(
         elif request.method == "HEAD" or status in (204, 304):
             length = 0
         else:
-            chunked, last = True, b"transfer-encoding: chunked\r\n\r\n"
+            chunked, last = True, b"\r\ntransfer-encoding: chunked\r\n\r\n"
     if not keep_alive and not announced:
-        last = b"connection: close\r\n" + last
-    return ResponseHead(fields + last, length, chunked, keep_alive)
+        last = b"\r\nconnection: close" + last
+    return ResponseHead(lines + last, length, chunked, keep_alive)
 
 
 def encode_chunk(data: bytes, more: bool) -> bytes:

@@ -274,6 +274,16 @@ async def test_malformed_target_gets_400(target: str) -> None:
         assert service.requests == []
 
 
+async def test_refusal_never_carries_id_of_an_earlier_request() -> None:
+    async with serving() as service:
+        named = request("GET /a", "X-Request-Id: one")
+        responses = await service.exchange(named + b"nonsense\r\n\r\n")
+        assert b"HTTP/1.1 400 " in responses
+        assert b"x-request-id: one" not in responses.partition(b"HTTP/1.1 400 ")[2]
+        responses = await service.exchange(request("CONNECT h:80", "X-Request-Id: one"))
+        assert b"x-request-id: one" in responses
+
+
 @pytest.mark.parametrize("version", ["0.9", "1.0", "2.0"])
 async def test_response_of_unknown_length_closes_connection_unless_http_1_1(
     version: str,
