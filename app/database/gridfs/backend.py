@@ -30,8 +30,12 @@ from app.database.gridfs.garbage_collection import LeaseRenewer
 from app.database.gridfs.grid_reader import GridReader
 from app.database.gridfs.integrity import GridMaintenance
 from app.database.gridfs.list_index import MongoListIndex, folders, libraries
+<<<<<<< HEAD
 from app.database.gridfs.loop_client import LoopClient
 from app.database.gridfs.op_msg import MAX_REPLY_SIZE, MalformedReply, decode_document
+=======
+from app.database.gridfs.upload_groups import GroupedUpload, UploadGroups
+>>>>>>> 52fcef4 (Write small uploads to GridFS together, by seven commands)
 from app.database.gridfs.writes import NO_FILE, MediaWrites, check_path_conflicts
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
@@ -80,6 +84,7 @@ class GridBackend:
         self._ignored = ignored
         self._sizes = sizes
         self._writes = MediaWrites(database, ignored)
+        self._groups = UploadGroups(database, self._writes, ignored, sizes.chunk_size)
 
     def try_open(self, address: Address) -> None:
         """Return None: only the database knows the current version, and a query blocks."""
@@ -180,6 +185,11 @@ class GridBackend:
         origin: FileInfo | None = None,
         is_utf8: bool | None = None,
     ) -> Committed:
+        if origin is None:
+            upload = GroupedUpload(key, data, sha256, content_type, expect, is_utf8)
+            if (committed := self._groups.commit(upload)) is not None:
+                return committed
+        self.check(key, expect)
         writer = self.stage(len(data))
         try:
             writer.write(data)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Semaphore
@@ -13,9 +13,15 @@ from bson import Int64, ObjectId
 
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import RawDocument
+<<<<<<< HEAD
 from app.database.gridfs.garbage_collection import LeaseRenewer, delete_entry, remove_chunks
 from app.storage.errors import StorageError
 from app.storage.types import Key
+=======
+from app.database.gridfs.garbage_collection import LeaseRenewer, remove_file
+from app.storage.errors import Truncated
+from app.storage.types import FileInfo, Key
+>>>>>>> 52fcef4 (Write small uploads to GridFS together, by seven commands)
 
 CHUNK_SIZE = 128 << 10
 """Bytes per chunk of new files. Drivers use 255 KiB, but a range touches one chunk more than it needs: a
@@ -53,6 +59,93 @@ FOREIGN: RawDocument = {"metadata.library": {"$exists": False}}
 """Selects files of the bucket that other programs wrote."""
 
 
+<<<<<<< HEAD
+=======
+def file_document(
+    file: ObjectId, key: Key, *, size: int, chunk_size: int, content_type: str, sha256: str
+) -> RawDocument:
+    """Return the document of `fs.files` of a new file. Key, type and hash are metadata for other programs."""
+    return {
+        "_id": file,
+        "filename": key.path,
+        "length": Int64(size),
+        "chunkSize": chunk_size,
+        "uploadDate": datetime.now(UTC),
+        "metadata": {"library": key.library, "contentType": content_type, "sha256": sha256},
+    }
+
+
+class GridReader:
+    """A file of the bucket, as its document described it when it was opened. See `storage.backend.Reader`.
+
+    (MongoEngine's own reader returns an early end of file for every failure.)
+    """
+
+    def __init__(
+        self,
+        database: MongoDatabase,
+        info: FileInfo,
+        file: Any,
+        chunk_size: int,
+        sizes: TransferSizes = DEFAULT_SIZES,
+    ) -> None:
+        self.info = info
+        self._database = database
+        self._file = file
+        self._chunk_size = chunk_size
+        chunks = max(1, min(sizes.min_query_size // self._chunk_size, MAX_QUERY_CHUNKS))
+        self.unit = chunks * self._chunk_size
+        self.max_units = max(1, min(sizes.max_query_size // self.unit, MAX_QUERY_CHUNKS // chunks))
+
+    def fileno(self) -> None:
+        """Return None: there is no descriptor."""
+
+    def read(self, start: int, size: int) -> list[bytes]:
+        """Return the bytes of a range. Raises Truncated if a chunk is missing or has a wrong length."""
+        stop = min(start + size, self.info.size)
+        first, last = start // self._chunk_size, (stop - 1) // self._chunk_size
+        with self._database.operation():
+            selected = {"files_id": self._file, "n": {"$gte": first, "$lte": last}}
+            # All in one reply, so that the server keeps no cursor open.
+            count = last - first + 1
+            found = self._database.chunks.find(selected, sort=[("n", 1)], limit=count, batch_size=count)
+            chunks = found.to_list()
+        pieces = self._pieces(chunks, start, stop)
+        per_piece = max(1, MIN_PIECE_SIZE // self._chunk_size)
+        return [b"".join(pieces[i : i + per_piece]) for i in range(0, len(pieces), per_piece)]
+
+    def _pieces(self, chunks: list[RawDocument], start: int, stop: int) -> list[bytes]:
+        position = start
+        pieces = []
+        for number, chunk in enumerate(chunks, start // self._chunk_size):
+            offset = number * self._chunk_size
+            data = chunk.get("data")
+            length = min(self._chunk_size, self.info.size - offset)
+            if chunk["n"] != number or not isinstance(data, bytes) or len(data) != length:
+                break
+            pieces.append(data[position - offset : stop - offset])  # a slice of all bytes makes no copy
+            position = offset + len(data)
+        if position < stop:
+            raise Truncated(f"The database holds only {position} of {self.info.size} bytes of this file.")
+        return pieces
+
+    def read_nowait(self, start: int, size: int) -> None:
+        """Return None: every read queries the database."""
+
+    def is_cached(self, start: int, stop: int) -> bool:
+        return False
+
+    def preload(self, start: int, stop: int) -> None:
+        """Do nothing: there is no descriptor."""
+
+    def close(self) -> None:
+        """Do nothing: no resource is held."""
+
+    def close_nowait(self) -> bool:
+        return True
+
+
+>>>>>>> 52fcef4 (Write small uploads to GridFS together, by seven commands)
 class ChunkSenders(ThreadPoolExecutor):
     """Threads that insert chunks, shared by all uploads.
 
@@ -112,8 +205,7 @@ class GridWriter:
     def seal(self, key: Key, content_type: str, sha256: str) -> int:
         """Insert the remaining chunks and the document of `fs.files`. Return the size in bytes.
 
-        A document has to refer to the file within the lease. Key, type and hash are metadata for other
-        programs.
+        A document has to refer to the file within the lease.
         """
         if self._partial:
             self._complete_chunk()
@@ -123,7 +215,16 @@ class GridWriter:
             while self._inserts:
                 self._inserts.popleft().result()
         self._leases.remove(self.id)  # before the lease ends, or a renewal would create it again
-        self._insert_file(key.path, {"library": key.library, "contentType": content_type, "sha256": sha256})
+        document = file_document(
+            self.id,
+            key,
+            size=self._size,
+            chunk_size=self.chunk_size,
+            content_type=content_type,
+            sha256=sha256,
+        )
+        with self._recording_failure(), self._database.operation():
+            self._database.files.insert_one(document)
         return self._size
 
     def keep(self) -> None:
@@ -139,11 +240,7 @@ class GridWriter:
         self._leases.remove(self.id)
         if self._referenced or self._failed or any(insert.exception() for insert in done):
             return
-        with suppress(StorageError):
-            while remove_chunks(self._database, self.id):
-                pass
-            with self._database.operation():
-                delete_entry(self._database, self.id)
+        remove_file(self._database, self.id)
 
     def _complete_chunk(self) -> None:
         self._pending.append(bytes(self._partial))
@@ -167,18 +264,6 @@ class GridWriter:
     def _insert_chunks(self, documents: list[RawDocument]) -> None:
         with self._database.operation():
             self._database.chunks.insert_many(documents)
-
-    def _insert_file(self, filename: str, metadata: RawDocument) -> None:
-        document: RawDocument = {
-            "_id": self.id,
-            "filename": filename,
-            "length": Int64(self._size),
-            "chunkSize": self.chunk_size,
-            "uploadDate": datetime.now(UTC),
-            "metadata": metadata,
-        }
-        with self._recording_failure(), self._database.operation():
-            self._database.files.insert_one(document)
 
     @contextmanager
     def _recording_failure(self) -> Iterator[None]:

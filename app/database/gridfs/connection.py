@@ -45,6 +45,12 @@ OPTIONS: dict[str, Any] = {
 }
 """Options of the driver, unless the URL sets them. Lower case, as the driver parses them."""
 
+DURABLE = WriteConcern("majority", j=True)
+"""Acknowledged writes are on the disks of a majority."""
+
+UNCONFIRMED = WriteConcern(1)
+"""Acknowledged writes are in the memory of the primary, and reach the disks before all later writes do."""
+
 DEFAULT_NAME = "seekable"
 
 _DISK_FULL = 14031  # OutOfDiskSpace
@@ -110,7 +116,7 @@ class Connection:
         self._database = database.with_options(
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
-            write_concern=WriteConcern("majority", j=True),
+            write_concern=DURABLE,
         )
         self.name = database.name
         self.uri = parsed
@@ -153,6 +159,14 @@ class Connection:
         """Return whether the server has an oplog, which change streams need."""
         hello = self.client.admin.command("hello")
         return "setName" in hello or hello.get("msg") == "isdbgrid"  # the latter is a mongos router
+
+    def has_terms(self) -> bool:
+        """Return whether the server is the primary of a replica set, whose replies to writes carry its term.
+
+        A look at what the driver knows, without a query.
+        """
+        servers = self.client.topology_description.server_descriptions().values()
+        return any(server.server_type_name == "RSPrimary" for server in servers)
 
     def create_missing(self, collection: Collection[RawDocument], indexes: list[IndexModel]) -> bool:
         """Create the missing indexes, which is slow for many documents. Return whether any was missing."""

@@ -31,6 +31,10 @@ T = TypeVar("T")
 RawDocument = dict[str, Any]
 """A document, or a part of a query, as the driver takes and returns it."""
 
+BY_KEY = [("library", 1), ("folder", 1), ("filename", 1)]
+"""The unique index of `Media`. As a hint it spares the server the comparison of a dozen indexes, which takes
+it longer than a look-up."""
+
 UNJUDGED: RawDocument = {"is_utf8": None, "content_type": {"$gte": "text/", "$lt": "text0"}}
 """Selects texts that were not checked for UTF-8: not hashed yet, or stored by an older version."""
 
@@ -234,10 +238,13 @@ def after_id(identity: Any) -> RawDocument:
 
 def unchanged_filter(media: Media) -> RawDocument:
     """Return the filter that selects the document unless it was changed, moved or deleted meanwhile."""
-    return {
-        "_id": media.id,
-        "library": media.library,
-        "folder": media.folder,
-        "filename": media.filename,
-        "file": media.file.grid_id,
-    }
+    return unchanged_document({"_id": media.id, "file": media.file.grid_id, **_place(media)})
+
+
+def unchanged_document(stored: RawDocument) -> RawDocument:
+    """Return the same filter for a document as the database stores it."""
+    return {name: stored[name] for name in ("_id", "library", "folder", "filename", "file")}
+
+
+def _place(media: Media) -> RawDocument:
+    return {"library": media.library, "folder": media.folder, "filename": media.filename}

@@ -7,7 +7,7 @@ machines need not agree.
 """
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -38,10 +38,31 @@ def _from_now(seconds: float) -> RawDocument:
 
 def begin_lease(database: MongoDatabase, file: Any, lease_s: float = LEASE_S) -> None:
     """Lease a file to its writer, unless it has an entry."""
+    database.uploads.update_one({"_id": file}, _lease_steps(file, lease_s), upsert=True)
+
+
+def _lease_steps(file: Any, lease_s: float = LEASE_S) -> list[RawDocument]:
     exists = {"$eq": [{"$type": "$expires_at"}, "date"]}
     entry = {"_id": file, "expires_at": _from_now(lease_s), "lease": True}
-    steps = [{"$replaceWith": {"$cond": [exists, "$$ROOT", entry]}}]
-    database.uploads.update_one({"_id": file}, steps, upsert=True)
+    return [{"$replaceWith": {"$cond": [exists, "$$ROOT", entry]}}]
+
+
+def lease_command(database: MongoDatabase, new: Iterable[Any], old: Iterable[Any]) -> RawDocument:
+    """Return the command that does `begin_lease` for new files and `retire` for the files they replace."""
+    steps = [*((file, _lease_steps(file)) for file in new), *((file, _retire_steps(file)) for file in old)]
+    updates = [{"q": {"_id": file}, "u": each, "upsert": True} for file, each in steps]
+    return {"update": database.uploads.name, "updates": updates, "ordered": False}
+
+
+def end_lease_command(database: MongoDatabase, files: Iterable[Any]) -> RawDocument:
+    """Return the command that ends the leases of files, except those that a sweep has claimed."""
+    deletes = [{"q": {"_id": file, "lease": True, **_UNCLAIMED}, "limit": 1} for file in files]
+    return {"delete": database.uploads.name, "deletes": deletes, "ordered": False}
+
+
+def is_claimed(database: MongoDatabase, file: Any) -> bool:
+    """Return whether a sweep has claimed the file and has not finished."""
+    return database.uploads.find_one({"_id": file, "sweeping": True}, {"_id": True}) is not None
 
 
 class LeaseRenewer:
@@ -127,18 +148,16 @@ def pass_over(database: MongoDatabase, file: Any) -> None:
     database.uploads.update_one({"_id": file}, {"$setOnInsert": {"passed_over": True}}, upsert=True)
 
 
-def delete_entry(database: MongoDatabase, file: Any) -> None:
-    """Delete the entry of a file whose bytes are removed."""
-    database.uploads.delete_one({"_id": file})
-
-
 def retire(database: MongoDatabase, file: Any) -> None:
     """Schedule the removal of a file for the end of the grace period.
 
     Called before the change that ends the document's reference; if the change fails, the file stays.
     """
-    entry = {"_id": file, "expires_at": _from_now(GRACE_S)}
-    database.uploads.update_one({"_id": file}, [{"$replaceWith": entry}], upsert=True)
+    database.uploads.update_one({"_id": file}, _retire_steps(file), upsert=True)
+
+
+def _retire_steps(file: Any) -> list[RawDocument]:
+    return [{"$replaceWith": {"_id": {"$literal": file}, "expires_at": _from_now(GRACE_S)}}]
 
 
 def sweep(database: MongoDatabase) -> Generator[ScanStep]:
@@ -179,6 +198,15 @@ def _claim(database: MongoDatabase, file: Any) -> bool:
         # If a document referred to the file until a moment ago, its change has retired the file first, which
         # has replaced the claim.
         return database.uploads.find_one(claim) is not None
+
+
+def remove_file(database: MongoDatabase, file: Any) -> None:
+    """Remove a file to which no document refers, and then its entry. If that fails, a sweep does it later."""
+    with suppress(StorageError):
+        while remove_chunks(database, file):
+            pass
+        with database.operation():
+            database.uploads.delete_one({"_id": file})
 
 
 def remove_chunks(database: MongoDatabase, file: Any) -> bool:

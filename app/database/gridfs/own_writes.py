@@ -6,7 +6,8 @@ each write has a mark, which both the writer and the reader of the stream can co
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
@@ -53,19 +54,27 @@ class OwnWrites:
 
         If it raises an error, its outcome is unknown, and the stream reports it like another process's.
         """
-        if not self.enabled:
-            return write()
-        with self._ended:
-            self._in_progress[mark] += 1
-        made = False
-        try:
+        with self.in_progress([mark]) as made:
             result = write()
-            made = bool(result)
-            return result
+            if result:
+                made.add(mark)
+        return result
+
+    @contextmanager
+    def in_progress(self, marks: Collection[Mark]) -> Iterator[set[Mark]]:
+        """Yield a set for the marks of those writes, made inside, that changed the database."""
+        made: set[Mark] = set()
+        if not self.enabled:
+            yield made
+            return
+        with self._ended:
+            self._in_progress.update(marks)
+        try:
+            yield made
         finally:
             with self._ended:
-                self._in_progress -= Counter([mark])  # unlike `subtract`, this leaves no zero counts
-                if made:
+                self._in_progress -= Counter(marks)  # unlike `subtract`, this leaves no zero counts
+                for mark in made:
                     self._made[mark] = self._made.get(mark, 0) + 1
                 self._ended.notify_all()
 

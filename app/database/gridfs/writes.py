@@ -1,16 +1,26 @@
 """Changes of the stored files: each is one write of one document, with checks before and after."""
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import NoReturn
 from uuid import uuid4
 
-from pymongo.collection import Collection
+from pymongo.collection import Collection as Documents
 from pymongo.errors import DuplicateKeyError
 
 from app.database.gridfs import own_writes
 from app.database.gridfs.bucket import FOREIGN, OURS
 from app.database.gridfs.connection import MongoDatabase
-from app.database.gridfs.documents import Media, RawDocument, find_media, key_fields, key_of, unchanged_filter
+from app.database.gridfs.documents import (
+    BY_KEY,
+    Media,
+    RawDocument,
+    find_media,
+    key_fields,
+    key_of,
+    unchanged_filter,
+)
 from app.database.gridfs.garbage_collection import begin_lease, end_lease, pass_over, retire
 from app.database.gridfs.own_writes import Mark
 from app.http.dates import modification_date
@@ -56,12 +66,12 @@ def equivalent_filenames(name: str) -> list[str]:
     return [f"{prefix}{path}" for prefix in _TOP_FOLDER_PREFIXES]
 
 
-def check_path_conflicts(collection: Collection[RawDocument], key: Key) -> None:
+def check_path_conflicts(collection: Documents[RawDocument], key: Key) -> None:
     """Raise PathConflict if a folder of the key is a file, or the key is a folder.
 
     MongoDB has no directory tree that would prevent this.
     """
-    conflict = collection.find_one({"$or": path_conflicts(key)}, {"folder": True, "filename": True})
+    conflict = find_path_conflict(collection, [key])
     if conflict is None:
         return
     path = f"{conflict['folder']}/{conflict['filename']}".lstrip("/")
@@ -72,19 +82,39 @@ def check_path_conflicts(collection: Collection[RawDocument], key: Key) -> None:
     raise path_conflict(key, f"{quoted(key.filename)} is a folder. Choose another name.")
 
 
-def path_conflicts(key: Key) -> list[RawDocument]:
-    """Return filters that find files in the place of the key's folders, and files beneath the key."""
-    names = key.folder.split("/") if key.folder else []
-    above: list[RawDocument] = [
-        {"library": key.library, "folder": "/".join(names[:depth]), "filename": names[depth]}
-        for depth in range(len(names))
-    ]
-    beneath: list[RawDocument] = [
-        {"library": key.library, "folder": key.path},
+def find_path_conflict(collection: Documents[RawDocument], keys: Iterable[Key]) -> RawDocument | None:
+    """Return a document whose path conflicts with one of the keys; None if there is none."""
+    place = {"folder": True, "filename": True}
+    return collection.find_one({"$or": path_conflicts(keys)}, place, hint=BY_KEY)
+
+
+def path_conflicts(keys: Iterable[Key]) -> list[RawDocument]:
+    """Return filters that find files in the place of the keys' folders, and files beneath the keys."""
+    above: dict[tuple[str, str], set[str]] = defaultdict(set)
+    beneath: list[RawDocument] = []
+    for key in keys:
+        names = key.folder.split("/") if key.folder else []
+        for depth, name in enumerate(names):
+            above[key.library, "/".join(names[:depth])].add(name)
+        beneath.append({"library": key.library, "folder": key.path})
         # "0" follows "/"
-        {"library": key.library, "folder": {"$gt": f"{key.path}/", "$lt": f"{key.path}0"}},
+        within = {"$gt": f"{key.path}/", "$lt": f"{key.path}0"}
+        beneath.append({"library": key.library, "folder": within})
+    return [*files_in(above), *beneath]
+
+
+def files_in(folders: Mapping[tuple[str, str], Collection[str]]) -> list[RawDocument]:
+    """Return filters that find files by their names, which are given for each library and folder."""
+    return [
+        {"library": library, "folder": folder, "filename": {"$in": sorted(names)}}
+        for (library, folder), names in folders.items()
     ]
-    return above + beneath
+
+
+def is_path_conflict(one: Key, other: Key) -> bool:
+    """Return whether two files cannot both exist, because one is in the place of a folder of the other."""
+    first, second = sorted((one.path, other.path), key=len)
+    return one.library == other.library and second.startswith(f"{first}/")
 
 
 def _attempts() -> Iterator[int]:
@@ -131,11 +161,16 @@ class MediaWrites:
         with self._database.operation():
             if end_lease(self._database, file):
                 return
-            begin_lease(self._database, file)  # so that a sweep removes the remaining chunks
+        self.give_up(unchanged_filter(new), None if old is None else _validated_fields(old))
+
+    def give_up(self, unchanged: RawDocument, old: RawDocument | None) -> NoReturn:
+        """Undo the change to a document whose bytes may be lost: delete it, or restore the old fields."""
+        with self._database.operation():
+            begin_lease(self._database, unchanged["file"])  # so that a sweep removes the remaining chunks
             if old is None:
-                self._database.media.delete_one(unchanged_filter(new))
+                self._database.media.delete_one(unchanged)
             else:  # whose bytes still exist: they were retired only now
-                self._database.media.update_one(unchanged_filter(new), {"$set": _validated_fields(old)})
+                self._database.media.update_one(unchanged, {"$set": old})
         raise StorageUnavailable("The upload paused for too long and was given up. Upload the file again.")
 
     def _free_id(self, origin: FileInfo | None) -> str:
@@ -163,19 +198,26 @@ class MediaWrites:
 
         if not self._write(own_writes.stored(new.file.grid_id), insert, is_inserted):
             return False
+        self.withdraw_if_conflicting(key, unchanged_filter(new))
+        return True
+
+    def withdraw_if_conflicting(self, key: Key, unchanged: RawDocument) -> None:
+        """Delete a new document and raise PathConflict if its path conflicts with that of another file.
+
+        Needed after each insert: no index prevents a file and a folder of one name.
+        """
+        media = self._database.media
         try:
             with self._database.operation():
-                check_path_conflicts(media, key)  # again: no index prevents a file and a folder of one name
+                check_path_conflicts(media, key)
         except PathConflict:
-            mark = own_writes.deleted(new.id)
             if self._write(
-                mark,
-                lambda: media.delete_one(unchanged_filter(new)).deleted_count == 1,
-                lambda: not is_inserted(),
+                own_writes.deleted(unchanged["_id"]),
+                lambda: media.delete_one(unchanged).deleted_count == 1,
+                lambda: media.find_one({"file": unchanged["file"]}, {"_id": True}) is None,
             ):
                 raise
             # Another client has moved or replaced the file meanwhile, so it was stored.
-        return True
 
     def _replace(self, old: Media, new: Media) -> bool:
         """Replace the document. Return False if the old version was changed meanwhile."""

@@ -78,11 +78,14 @@ class Queries:
 
 
 class Grid:
-    """A library and its database. `options` are those of `open_gridfs`."""
+    """A library and its database, a new one without a URL. `options` are those of `open_gridfs`."""
 
-    def __init__(self, stack: ExitStack, **options: Any) -> None:
-        settings = Settings(_env_file=None, **mongo.gridfs())
+    def __init__(self, stack: ExitStack, url: str | None = None, **options: Any) -> None:
+        settings = Settings(
+            _env_file=None, storage="gridfs", mongodb_url=url or mongo.gridfs()["mongodb_url"]
+        )
         assert settings.mongodb_url is not None
+        self.url = settings.mongodb_url
         self.backend = open_gridfs(settings, stack, **options)
         self.database: Database[dict[str, Any]] = mongo.database(settings.mongodb_url)
 
