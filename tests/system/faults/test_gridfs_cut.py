@@ -15,6 +15,7 @@ from tests.system.faults.grid import Grid, check_unavailable, wait_until_ready
 from tests.system.faults.mongo_proxy import MongoProxy, command_prefix, mongo_proxy
 
 OLD, NEW = b"old" * 100_000, b"new" * 200_000
+SMALL = b"small" * 100  # which is stored as one of a group
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 NUMBERS = itertools.count(1)
 
@@ -28,7 +29,7 @@ CHANGES = {
 
 # The content at the name of the film, and at the name to which it is moved.
 BEFORE = {"create": [None, None], "replace": [OLD, None], "delete": [OLD, None], "move": [OLD, None]}
-AFTER = {"create": [NEW, None], "replace": [NEW, None], "delete": [None, None], "move": [None, OLD]}
+AFTER = {"delete": [None, None], "move": [None, OLD]}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,16 @@ def test_create_gets_503_and_is_kept_when_delivered_without_reply(proxy: MongoPr
 
 
 @concurrent
+def test_small_upload_gets_503_and_is_whole_when_its_outcome_is_unknown(
+    proxy: MongoProxy, grid: Grid
+) -> None:
+    with server_without_tracebacks(grid) as server:
+        check_outcome(proxy, grid, server, "create", True, SMALL)
+        check_outcome(proxy, grid, server, "replace", True, SMALL)
+        check_outcome(proxy, grid, server, "create", False, SMALL)
+
+
+@concurrent
 def test_create_gets_503_and_leaves_nothing_when_not_delivered(proxy: MongoProxy, grid: Grid) -> None:
     with server_without_tracebacks(grid) as server:
         check_outcome(proxy, grid, server, "create", False)
@@ -104,24 +115,26 @@ def test_change_gets_503_and_is_whole_when_its_outcome_is_unknown(
     check_outcome(proxy, grid, server, kind, delivered)
 
 
-def check_outcome(proxy: MongoProxy, grid: Grid, server: Server, kind: str, delivered: bool) -> None:
+def check_outcome(
+    proxy: MongoProxy, grid: Grid, server: Server, kind: str, delivered: bool, new: bytes = NEW
+) -> None:
     folder = f"folder-{next(NUMBERS)}"
     with server.client() as http:
         if kind != "create":
             http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
         proxy.cut_at(CHANGES[kind], deliver=delivered)
-        response = change(http, kind, folder)
+        response = change(http, kind, folder, new)
         assert proxy.is_cut.is_set()
         check_unavailable(response)
         assert response.elapsed.total_seconds() < 5
         proxy.restore()
         wait_until_ready(server)
         for _ in range(2):
-            assert stored(http, folder) == (AFTER if delivered else BEFORE)[kind]
+            assert stored(http, folder) == (AFTER.get(kind, [new, None]) if delivered else BEFORE[kind])
             grid.check_no_leftovers()  # the bytes of the stored version stay, and no others
 
 
-def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
+def change(http: httpx.Client, kind: str, folder: str, new: bytes = NEW) -> httpx.Response:
     film = f"/files/{folder}/film.mp4"
     match kind:
         case "delete":
@@ -129,7 +142,7 @@ def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
         case "move":
             return http.patch(film, json={"filename": "moved.mp4"}, headers=MERGE_PATCH)
         case _:
-            return http.put(film, content=NEW)
+            return http.put(film, content=new)
 
 
 def stored(http: httpx.Client, folder: str) -> list[bytes | None]:
@@ -143,13 +156,13 @@ def test_change_succeeds_when_only_its_reply_is_lost(proxy: MongoProxy, grid: Gr
     """The server looks up the outcome where the driver does not retry by itself, as without a replica set."""
     url = f"{grid.settings['mongodb_url']}&retryWrites=false"
     with grid.server("unretrying", mongodb_url=url) as server, server.client() as http:
-        for kind, command in CHANGES.items():
+        for kind, new in itertools.product(CHANGES, (NEW, SMALL)):
             folder = f"folder-{next(NUMBERS)}"
             if kind != "create":
                 http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
-            proxy.break_connection_at(command)
-            assert change(http, kind, folder).is_success
-            assert stored(http, folder) == AFTER[kind]
+            proxy.break_connection_at(CHANGES[kind])
+            assert change(http, kind, folder, new).is_success
+            assert stored(http, folder) == AFTER.get(kind, [new, None])
     grid.check_no_leftovers()
 
 
@@ -174,14 +187,15 @@ def check_bytes_are_kept(proxy: MongoProxy, grid: Grid, server: Server, kind: st
             http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
         proxy.drop_replies_to(CHANGES[kind], command_prefix("find", "media"))
         check_unavailable(change(http, kind, folder))
-        assert stored(http, folder) == AFTER[kind]
+        assert stored(http, folder) == [NEW, None]
         grid.check_no_leftovers()
-        assert stored(http, folder) == AFTER[kind]
+        assert stored(http, folder) == [NEW, None]
 
 
+@pytest.mark.parametrize("new", [NEW, SMALL], ids=["large", "small"])
 @pytest.mark.parametrize("kind", ["create", "replace"])
 def test_commit_after_its_lease_was_swept_gets_503(
-    proxy: MongoProxy, grid: Grid, server: Server, kind: str
+    proxy: MongoProxy, grid: Grid, server: Server, kind: str, new: bytes
 ) -> None:
     """Such as the commit of a process that was stopped for longer than its lease."""
     target = f"/files/folder-{next(NUMBERS)}/film.mp4"
@@ -189,7 +203,7 @@ def test_commit_after_its_lease_was_swept_gets_503(
         if kind == "replace":
             http.put(target, content=OLD).raise_for_status()
         proxy.hold_at(CHANGES[kind])
-        response = pool.submit(http.put, target, content=NEW)
+        response = pool.submit(http.put, target, content=new)
         assert proxy.is_holding.wait(10)
         grid.expire_leases(matching=lambda file: file not in grid.referenced())
         assert grid.sweep()

@@ -50,7 +50,8 @@ def server(grid: Grid) -> Iterator[Server]:
 
 
 def data(number: int) -> bytes:
-    return random.Random(number).randbytes(300_000)
+    """Return a small file, which is stored as one of a group, or one that is stored alone."""
+    return random.Random(number).randbytes(3_000 if number % 2 else 300_000)
 
 
 class Uploads:

@@ -75,7 +75,11 @@ def statuses(responses: list[httpx.Response]) -> Counter[int]:
 
 
 def contents(count: int) -> list[bytes]:
-    return [str(number).encode() + random.Random(number).randbytes(300_000) for number in range(count)]
+    """Return small files, which are stored in groups, and others that are stored alone, for both servers."""
+    return [
+        str(number).encode() + random.Random(number).randbytes(3_000 if number % 4 < 2 else 300_000)
+        for number in range(count)
+    ]
 
 
 def identical_response(servers: Servers, target: str) -> httpx.Response:
