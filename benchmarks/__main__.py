@@ -17,6 +17,7 @@ from benchmarks.contestants import CONTESTANTS, ROOT, Contestant, program
 from benchmarks.namespace import enter_if_allowed
 from benchmarks.others import FULL_RUN, OTHERS, run_other
 from benchmarks.plot import plot
+from benchmarks.publish import LIBRARY, RESULTS, publish
 from benchmarks.report import Results, report
 from benchmarks.rounds import CaseResult, run_case
 from benchmarks.servers import why_unavailable
@@ -27,20 +28,27 @@ def main() -> None:
     options = _options()
     if options.list:
         print(*(f"{case.name:13} {case.title}: {', '.join(case.contestants)}" for case in CASES), sep="\n")
-        print(*(f"{name:13} {title}" for name, (_, title) in OTHERS.items()), sep="\n")
+        print(*(f"{name:13} {title}" for name, (title, *_) in OTHERS.items()), sep="\n")
         return
     results: dict[str, CaseResult] = {}
     full = () if options.quick or options.compare else FULL_RUN
     others = [name for name in OTHERS if name in (options.only or full)]
     tables: list[str] = []
+    options.to.mkdir(parents=True, exist_ok=True)
+    (options.to / LIBRARY).unlink(missing_ok=True)  # else figures of an earlier run would be published
     begun = time.monotonic()
+    load = os.getloadavg()[0]
     network = enter_if_allowed()
     try:
         _measure(options, results)
-        tables += map(run_other, others)
+        tables += [run_other(name, options.to.absolute()) for name in others]
     except KeyboardInterrupt:
         print("Stopped. These are the results so far:", file=sys.stderr)
-    _show(results, tables, _about(time.monotonic() - begun, network, options.before), options.to)
+        options.publish = False
+    about = _about(time.monotonic() - begun, network, options.before, load)
+    _show(results, tables, about, options.to)
+    if options.publish:
+        publish(options.to)
 
 
 def _measure(options: argparse.Namespace, results: dict[str, CaseResult]) -> None:
@@ -81,10 +89,16 @@ def _options() -> argparse.Namespace:
         metavar="COMMIT",
         help="commit or checkout to compare with (%(default)s)",
     )
+    parser.add_argument(
+        "--publish", action="store_true", help="write the figures into README.md and docs/benchmarks.md"
+    )
     parser.add_argument("--list", action="store_true", help="list the cases with their contestants, and exit")
     parser.add_argument("--rounds", type=int, help="turns of each contestant (7; 3 with --quick)")
     parser.add_argument("--to", type=Path, default=ROOT / "build/benchmarks", help="folder for the results")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.publish and (given.only or given.compare):
+        parser.error("--publish needs all cases: leave out --only and --compare")
+    return given
 
 
 def _rounds(case: Case, options: argparse.Namespace) -> int:
@@ -124,20 +138,21 @@ def _before(commit: str) -> Path | None:
 
 def _show(results: Results, tables: list[str], about: str, folder: Path) -> None:
     text = "\n\n".join([report(results, about), *tables]) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.md").write_text(text)
-    (folder / "results.json").write_text(json.dumps({name: vars(found) for name, found in results.items()}))
+    cases = {name: vars(found) for name, found in results.items()}
+    (folder / RESULTS).write_text(json.dumps({"about": about, "cases": cases}))
     (folder / "results.svg").write_text(plot(results))
     print(text)
     print(f"Tables, raw figures and a chart are in {folder}")
 
 
-def _about(seconds: float, network: str, before: str) -> str:
+def _about(seconds: float, network: str, before: str, load: float) -> str:
     """Describe the machine and the versions, and name the contestants that were left out."""
     system = platform.uname()
     parts = [
         f"{time.strftime('%Y-%m-%d')}, {seconds / 60:.1f} minutes, {os.cpu_count()} processors",
-        f"{system.system} {system.release}",
+        f"load {load:.1f} at the beginning",
+        f"{system.system} {system.release.partition('-')[0]}",
         f"Python {platform.python_version()}",
         *_versions(),
     ]
@@ -146,7 +161,7 @@ def _about(seconds: float, network: str, before: str) -> str:
         for one in CONTESTANTS.values()
         if (reason := _why_left_out(one, before))
     ]
-    return "\n\n".join([", ".join(parts) + ".", network, f"“Before” is {before}.", *left_out])
+    return "\n\n".join([", ".join(parts) + ".", network, f"“Before” is commit {before}.", *left_out])
 
 
 def _versions() -> list[str]:

@@ -1,7 +1,7 @@
 """Compare a library of 1,000,000 files with one of 1,000: lists, searches, changes, maintenance.
 
     .venv/bin/python -m benchmarks.large_library [--files 1000000] [--engines sqlite,postgresql,mongodb]
-        [--keep FOLDER] [--rounds 9] [--only WORD]
+        [--keep FOLDER] [--rounds 9] [--only WORD] [--json FILE]
 
 Starts a PostgreSQL and a mongod of its own and fills the libraries, which takes minutes and 10 GB of disk;
 the next run reuses libraries that --keep kept. The table shows medians in milliseconds, through the storage
@@ -10,6 +10,7 @@ as the server uses it; the two sizes take turns.
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
 import subprocess
@@ -44,7 +45,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="measure only operations whose name contains this")
+    parser.add_argument("--json", type=Path, help="write the figures of the larger library into this file")
     given = parser.parse_args()
+    figures: dict[str, dict[str, object]] = {}
     sizes = (SMALL, given.files)
     with ExitStack() as stack:
         folder = given.keep or _temporary_folder(stack)
@@ -52,10 +55,16 @@ def main() -> None:
             with libraries(engine, folder, sizes) as settings:
                 found = asyncio.run(measure(settings, given.rounds, given.only))
                 show(engine, sizes, found)
+                figures[engine] = {name: statistics.median(times[1]) for name, times in found.items()}
                 for n, one in zip(sizes, settings, strict=True):
                     if not given.only or given.only in "whole":
                         for name, value in measure_whole_library(one).items():
+                            figures[engine][name] = value  # the last is the larger library
                             print(f"{n:>9,} files: {name:<32} {value}", flush=True)
+
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(figures))
 
 
 def _temporary_folder(stack: ExitStack) -> Path:

@@ -4,26 +4,32 @@ import importlib.util
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from benchmarks.contestants import ROOT
 
-OTHERS = {
-    "lists": ("benchmarks.large_library", "Lists of a library of 1,000,000 files, and of one of 1,000"),
-    "profile": ("benchmarks.profiling", "A profile of the event loop during ranges of 64 KiB"),
-    "chunks": ("benchmarks.chunks", "Sizes of chunks and of reads in GridFS"),
+OTHERS: dict[str, tuple[str, ...]] = {
+    "lists": (
+        "Lists of a library of 1,000,000 files, and of one of 1,000",
+        "benchmarks.large_library",
+        *("--engines", "sqlite", "--json", "{folder}/library.json"),
+    ),
+    "profile": ("A profile of the event loop during ranges of 64 KiB", "benchmarks.profiling"),
+    "chunks": ("Sizes of chunks and of reads in GridFS", "benchmarks.chunks"),
 }
-"""Module and title, by the name for --only."""
+"""Title, module and arguments, by the name for --only; the folder is that for results."""
 
 FULL_RUN = ("lists", "profile")
 
 
-def run_other(name: str) -> str:
+def run_other(name: str, folder: Path) -> str:
     """Run a benchmark, copy its output to stderr as it comes, and return it as Markdown."""
-    module, title = OTHERS[name]
+    title, module, *arguments = OTHERS[name]
     if importlib.util.find_spec(module) is None:
         return f"### {title}\n\nNot measured: {module} is missing."
+    command = [sys.executable, "-m", module, *(word.format(folder=folder) for word in arguments)]
     lines = []
-    with subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         try:
             for line in run.stdout:

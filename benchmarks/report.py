@@ -18,17 +18,18 @@ def report(results: Results, about: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def goals(results: Results) -> str:
-    """Return the table of our figures beside their goals."""
+def goals(results: Results, *, all_of_them: bool = False) -> str:
+    """Return the table of our figures beside their goals: those of the measured contestants, or all."""
     shown = [
         goal
         for goal in GOALS
-        if goal.case in results and {goal.who, goal.over or goal.who} <= results[goal.case].rounds.keys()
+        if all_of_them
+        or (goal.case in results and {goal.who, goal.over or goal.who} <= results[goal.case].rounds.keys())
     ]
-    rows = [_goal(goal, results[goal.case]) for goal in shown]
+    rows = [_goal(goal, results.get(goal.case, CaseResult())) for goal in shown]
     if not rows:
         return ""
-    return _markdown(("What must be shown", "Target", "Median", "Quartiles", ""), rows)
+    return markdown(("What must be shown", "Target", "Median", "Quartiles", ""), rows)
 
 
 def _goal(goal: Goal, found: CaseResult) -> tuple[str, ...]:
@@ -36,20 +37,21 @@ def _goal(goal: Goal, found: CaseResult) -> tuple[str, ...]:
     target = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
     versus = f" over {goal.over}" if goal.over else ""
     what = f"{goal.who}{versus}: {title}, {goal.figure}"
-    values = _values(found, goal.who, goal.figure, goal.over)
-    if not values:
+    figures = measured(found, goal.who, goal.figure, goal.over)
+    if not figures:
         return what, target, "not measured", "", "not met"
-    seen = spread(values)
+    seen = spread(figures)
     return (
         what,
         target,
         number(seen.median),
-        _quartiles(seen),
+        quartiles(seen),
         "met" if goal.is_met(seen.median) else "not met",
     )
 
 
-def _values(found: CaseResult, name: str, figure: str, over: str | None) -> list[float]:
+def measured(found: CaseResult, name: str, figure: str, over: str | None) -> list[float]:
+    """Return a figure of each round, or its ratio to that of `over`."""
     values = found.values(name, figure)
     if over is None:
         return [value for value in values if value is not None]
@@ -64,16 +66,16 @@ def table(case: Case, found: CaseResult) -> str:
         _row(found, name, figure, reference)
         for figure in figures
         for name in found.rounds
-        if _values(found, name, figure, None)
+        if measured(found, name, figure, None)
     ]
     failed = [f"- {name} failed: {why}" for name, why in found.failed.items()]
-    busy = max((value for name in found.rounds for value in _values(found, name, BUSY, None)), default=None)
+    busy = max((value for name in found.rounds for value in measured(found, name, BUSY, None)), default=None)
     notes = [f"The client's processor was busy {busy:.0%} of the time at most."] if busy is not None else []
     head = ("", "Figure", "Median", "Quartiles", f"Ratio to {reference}", "Quartiles")
     return "\n\n".join(
         [
             f"### {case.title} (n = {max(map(len, found.rounds.values()))})",
-            _markdown(head, rows),
+            markdown(head, rows),
             *notes,
             *failed,
         ]
@@ -81,12 +83,12 @@ def table(case: Case, found: CaseResult) -> str:
 
 
 def _row(found: CaseResult, name: str, figure: str, reference: str) -> tuple[str, ...]:
-    own = spread(_values(found, name, figure, None))
-    shared = _values(found, name, figure, reference)
+    own = spread(measured(found, name, figure, None))
+    shared = measured(found, name, figure, reference)
     if name == reference or not shared:
-        return name, figure, number(own.median), _quartiles(own), "", ""
+        return name, figure, number(own.median), quartiles(own), "", ""
     ratio = spread(shared)
-    return name, figure, number(own.median), _quartiles(own), number(ratio.median), _quartiles(ratio)
+    return name, figure, number(own.median), quartiles(own), number(ratio.median), quartiles(ratio)
 
 
 def number(value: float) -> str:
@@ -96,11 +98,11 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _quartiles(seen: Spread) -> str:
+def quartiles(seen: Spread) -> str:
     return f"{number(seen.low)} to {number(seen.high)}"
 
 
-def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Return a table whose columns are aligned, so that it is readable as plain text."""
     cells = [head, *rows]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]

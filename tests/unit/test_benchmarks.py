@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, reports and error checks; the measurements themselves are not tested."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from markdown_it import MarkdownIt
 
 from benchmarks.before import CommitMissing, code_of
 from benchmarks.cases import CASES, GOALS, Goal
@@ -20,6 +22,7 @@ from benchmarks.downloads import download
 from benchmarks.exchanges import get, put_small
 from benchmarks.measure import memory, tree
 from benchmarks.plot import plot
+from benchmarks.publish import DOCUMENTS, blocks, contents, published
 from benchmarks.ratios import Spread, ratios, round_order, spread
 from benchmarks.report import number, report
 from benchmarks.rounds import CaseResult
@@ -116,6 +119,52 @@ def test_plot_has_one_bar_per_ratio() -> None:
     assert len(bars) == 2  # GB/s and CPU-s/GB
     faster, costlier = (float(str(bar.get("x"))) for bar in bars)
     assert faster < costlier  # left of 1, and right of 1
+
+
+LIBRARY = {"sqlite": {"page: everything": 1.5, "page: middle of everything": 3.25, "server ready": "1.20 s"}}
+
+
+def form(block: str) -> str:
+    """Return a block with every figure, verdict and empty cell as a #."""
+    measured = (
+        r"not measured|not met|\bmet\b|–|(?:up to )?\d[\d.,]*(?: to \d[\d.,]*)?(?: (?:ms|s|minutes?)\b)?"
+    )
+    lines = [" ".join(re.sub("-+", "-", line).split()) for line in block.splitlines()]
+    return "\n".join(re.sub(r"\|\s*(?=\|)", "| # ", re.sub(measured, "#", line)) for line in lines)
+
+
+def test_documents_have_all_blocks_in_the_form_that_make_bench_writes() -> None:
+    """If this fails, run `.venv/bin/python -m benchmarks.publish` after a run of `make bench`."""
+    made = blocks({}, LIBRARY, "2026-12-01, 1 minute.")
+    found = [one for name in DOCUMENTS for one in contents((ROOT / name).read_text()).items()]
+    assert sorted(name for name, _ in found) == sorted(made)
+    for name, block in found:
+        if name == "about":  # versions and reasons differ between machines
+            assert re.match(r"\d{4}-\d\d-\d\d, [\d.]+ minutes, ", block)
+        else:
+            assert form(block) == form(made[name]), name
+
+
+def test_blocks_have_the_figures_of_the_results() -> None:
+    made = blocks({"one": found()}, LIBRARY, "")
+    rows = {" ".join(line.split()) for block in made.values() for line in block.splitlines()}
+    assert "| nginx | one client, whole films | 0.97 | 0.97 to 0.98 |" in rows
+    assert "| | its CPU time per GB | 1.40 | 1.40 to 1.40 |" in rows
+    assert "| | 16 clients | – | – |" in rows
+    assert "| nginx | 0.97 | – | – | – |" in rows
+    assert "| a page of a list, in any order and at any depth | up to 3.25 ms |" in rows
+    assert "| the start of the server | 1.20 s |" in rows
+
+
+def test_publishing_replaces_blocks_and_keeps_those_that_were_not_measured() -> None:
+    document = "".join(
+        f"Before {name}.\n\n[figures]: # (begin {name})\n\nOld.\n\n[figures]: # (end {name})\n\n"
+        for name in ("goals", "library")
+    )
+    changed = published(document + "After.\n", {"goals": "New.", "memory": "Not in this document."})
+    assert contents(changed) == {"goals": "New.", "library": "Old."}
+    assert published(changed, {"goals": "Old."}) == document + "After.\n"
+    assert "figures" not in MarkdownIt("commonmark").render(changed)
 
 
 @pytest.mark.parametrize(
