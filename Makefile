@@ -45,7 +45,7 @@ soak: install ## run the tests that are too long for `make test`: memory, kill -
 	$(BIN)/python tests/system/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign
 
-bench: $(DEV) ## compare with nginx, Caddy, aiohttp and Starlette: half an hour (ARGS=--quick: 3 minutes)
+bench: $(DEV) ## compare with nginx, Caddy, aiohttp and Starlette: 40 minutes (ARGS=--quick: 4 minutes)
 	@sh benchmarks/tools.sh
 	$(BIN)/python -m benchmarks $(ARGS)
 

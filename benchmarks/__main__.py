@@ -75,7 +75,7 @@ def _measure(options: argparse.Namespace, results: dict[str, CaseResult]) -> Non
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="fewer and shorter runs on smaller films: at most 3 minutes"
+        "--quick", action="store_true", help="fewer and shorter runs on smaller films: about 4 minutes"
     )
     parser.add_argument(
         "--only", action="append", metavar="CASE", choices=[*(case.name for case in CASES), *OTHERS]
@@ -105,10 +105,10 @@ def _rounds(case: Case, options: argparse.Namespace) -> int:
     if options.rounds:
         return int(options.rounds)
     if options.compare:
-        return COMPARISON.rounds
+        return min(case.rounds, COMPARISON.rounds)
     if options.quick:
         return 1 if case.fresh else QUICK.rounds
-    return FULL.rounds
+    return min(case.rounds, FULL.rounds)
 
 
 def _names(case: Case, options: argparse.Namespace) -> tuple[str, ...]:

@@ -32,8 +32,10 @@ class CaseResult:
 def run_case(case: Case, names: tuple[str, ...], testbed: Testbed, found: CaseResult, *, rounds: int) -> None:
     """Run a case into `found`. A contestant that fails skips the rest of the case; the others go on."""
     found.rounds = {name: [] for name in names}
+    begun = time.monotonic()
     for name in names:
         _try(name, found, _checked, case, testbed)
+    testbed.deadline += time.monotonic() - begun
     for number in range(rounds):
         _show_progress(f"{case.name}: round {number + 1} of {rounds}")
         for film in {testbed.servers[name].film for name in names}:
