@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.before import BEGINNING, CommitMissing, code_of
 from benchmarks.cases import CASES, GRIDFS_PROGRESS, PROGRESS, Case
-from benchmarks.contestants import CONTESTANTS, ROOT, Contestant, program
+from benchmarks.contestants import BEFORE, CONTESTANTS, ROOT, Contestant, program
 from benchmarks.namespace import enter_if_allowed
 from benchmarks.others import FULL_RUN, OTHERS, run_other
 from benchmarks.plot import plot
@@ -98,6 +98,8 @@ def _options() -> argparse.Namespace:
     given = parser.parse_args()
     if given.publish and (given.only or given.compare):
         parser.error("--publish needs all cases: leave out --only and --compare")
+    if given.compare and _before(given.before) is None:
+        parser.error(f"--compare: {_why_left_out(CONTESTANTS[BEFORE], given.before)}")
     return given
 
 

@@ -1,4 +1,4 @@
-"""Profile the server's event loop during ranges of 64 KiB, with cProfile.
+"""Profile the server's event loop during ranges of 64 KiB, over a folder and over GridFS, with cProfile.
 
     .venv/bin/python -m benchmarks.profiling
 
@@ -10,7 +10,9 @@ import pstats
 import sys
 from dataclasses import replace
 
-from benchmarks.contestants import CONTESTANTS, Place
+from benchmarks.cases import OURS
+from benchmarks.contestants import Place
+from benchmarks.namespace import enter_if_allowed
 from benchmarks.runs import downloads
 from benchmarks.testbed import QUICK, prepared
 
@@ -18,19 +20,20 @@ SERVER = "import cProfile, app.main; from app.cli import main; cProfile.run('mai
 
 
 def main() -> None:
-    ours = CONTESTANTS["Seekable"]
-    with prepared(replace(QUICK, seconds=5), {ours.name}) as testbed:
-        server = testbed.servers[ours.name]
-        server.stop()
-        server.contestant = replace(ours, command=_profiled)
-        server.start_if_needed()
-        found = downloads(8, 64 << 10)(server, testbed)
-        server.stop()
-        text = io.StringIO()
-        stats = pstats.Stats(str(server.place.home / "profile"), stream=text)
-        stats.strip_dirs().sort_stats("tottime").print_stats(30)
-    print(f"{found['ranges/s']:.0f} ranges/s under the profiler")
-    print(text.getvalue().partition("\n\n")[2].strip())
+    enter_if_allowed()
+    with prepared(replace(QUICK, seconds=5), set(OURS)) as testbed:
+        for name in OURS:
+            server = testbed.servers[name]
+            server.stop()
+            server.contestant = replace(server.contestant, command=_profiled)
+            server.start_if_needed()
+            found = downloads(8, 64 << 10)(server, testbed)
+            server.stop()
+            text = io.StringIO()
+            stats = pstats.Stats(str(server.place.home / "profile"), stream=text)
+            stats.strip_dirs().sort_stats("tottime").print_stats(30)
+            print(f"{name}: {found['ranges/s']:.0f} ranges/s under the profiler")
+            print(text.getvalue().partition("\n\n")[2].strip(), end="\n\n")
 
 
 def _profiled(place: Place) -> list[object]:

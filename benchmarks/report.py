@@ -69,8 +69,12 @@ def table(case: Case, found: CaseResult) -> str:
         if measured(found, name, figure, None)
     ]
     failed = [f"- {name} failed: {why}" for name, why in found.failed.items()]
-    busy = max((value for name in found.rounds for value in measured(found, name, BUSY, None)), default=None)
-    notes = [f"The client's processor was busy {busy:.0%} of the time at most."] if busy is not None else []
+    busy = [
+        f"{name} {spread(values).median:.0%}"
+        for name in found.rounds
+        if (values := measured(found, name, BUSY, None))
+    ]
+    notes = [f"The client's processor was busy: {', '.join(busy)} of the time."] if busy else []
     head = ("", "Figure", "Median", "Quartiles", f"Ratio to {reference}", "Quartiles")
     return "\n\n".join(
         [

@@ -36,6 +36,19 @@ def test_wrong_usage_has_exit_status_2(module: str) -> None:
     assert done.stderr.startswith(f"usage: python -m {module} ")
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--compare", "--before", "0" * 40], "the commit 0000000"),
+        (["--publish", "--only", "one"], "--publish needs all cases"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(options: list[str], complaint: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *options], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+
+
 def test_turn_puts_each_contestant_first_and_last() -> None:
     turns = [round_order("abc", number) for number in range(6)]
     assert ["".join(names) for names in turns] == ["abc", "cba", "bca", "acb", "cab", "bac"]
