@@ -42,6 +42,8 @@ def downloads(connections: int, length: int | None = None) -> Run:
         rate, done, unit = found["bytes"] / 1e9, found["all_bytes"] / 1e9, "CPU-s/GB"
         if length is not None:
             rate, done, unit = found["answers"], found["all_answers"] / 1e6, "CPU µs"
+        if not done:
+            raise Failed(f"nothing was complete within {2 * testbed.effort.seconds:g} s")
         figures = {
             "GB/s" if length is None else "ranges/s": rate / found["seconds"],
             unit: used[0] / done,

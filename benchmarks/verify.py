@@ -4,7 +4,8 @@ import http.client
 import json
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -65,8 +66,13 @@ def number_listed(server: Server, path: str) -> int:
         connection.close()
 
 
-def fill(server: Server, paths: Iterable[str]) -> None:
-    """Upload a few bytes to each path."""
+def fill(server: Server, paths: Sequence[str], connections: int = 8) -> None:
+    """Upload a few bytes to each path, on several connections."""
+    with ThreadPoolExecutor(connections) as threads:
+        list(threads.map(lambda first: _fill(server, paths[first::connections]), range(connections)))
+
+
+def _fill(server: Server, paths: Sequence[str]) -> None:
     connection = _connect(server)
     try:
         for path in paths:
