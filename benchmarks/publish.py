@@ -32,7 +32,7 @@ MISSING = "–"
 """Stands for a figure that the run did not measure."""
 
 Library = Mapping[str, Mapping[str, object]]
-"""What `large_library --json` writes: by engine, the figures of its operations in the larger library."""
+"""The output of `large_library --json`: by engine, the figures of its operations in the larger library."""
 
 _BLOCK = re.compile(
     r"(?P<begin>^\[figures\]: # \(begin (?P<name>[\w-]+)\)\n).*?(?P<end>^\[figures\]: # \(end (?P=name)\)$)",
