@@ -20,6 +20,7 @@ NO_RENAME = "renameat2:error=EINVAL"
 CHANGES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "create": ("create", (), "linkat"),
     "replace": ("replace", (), "renameat"),
+    "store together": ("store together", (), "linkat"),
     "delete": ("delete", (), "linkat"),
     "move": ("move", (), "renameat2"),
     "move by link": ("move", (NO_RENAME,), "linkat"),
@@ -27,12 +28,13 @@ CHANGES: dict[str, tuple[str, tuple[str, ...], str]] = {
 """By name: the kind of change, the faults that are injected throughout, and a system call that it needs."""
 
 States = set[tuple[str | None, str | None]]
-"""Possible hashes at the path of a change, and at the path that it moves to."""
+"""Possible hashes at the path of a change, and at the path that it moves to, or stores as well."""
 
 _OLD, _NEW = sha256(OLD), sha256(NEW)
 _AFTER: dict[str, States] = {
     "create": {(_NEW, None)},
     "replace": {(_NEW, None)},
+    "store together": {(_NEW, _NEW)},
     "delete": {(None, None)},
     "move": {(None, _OLD)},
 }
@@ -42,6 +44,8 @@ def possible_states(kind: str, *, acknowledged: bool) -> States:
     """Return the states that are possible after a change and its recovery."""
     if acknowledged:
         return _AFTER[kind]
+    if kind == "store together":  # a replacement and a new file, each of them wholly there or not
+        return {(first, second) for first in (_OLD, _NEW) for second in (None, _NEW)}
     before = (None if kind == "create" else _OLD, None)
     return _AFTER[kind] | {before}
 

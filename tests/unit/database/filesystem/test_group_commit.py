@@ -1,6 +1,8 @@
 """Small uploads that wait at the same time are committed together, and each fails alone."""
 
+import errno
 import hashlib
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -155,3 +157,36 @@ def test_failed_commit_stores_no_upload_of_the_group(library: Library, failing_c
     assert library.path().read_bytes() == b"film"
     assert not (library.root / "new").exists()
     assert library.staging() == []
+
+
+def test_folder_that_fails_fails_only_the_uploads_into_it(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.put(b"old", Key.at(SHARED, "bad/old.mp4"))
+    failing = (library.root / "bad").stat().st_ino
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    good_1, bad_1, bad_2, good_2 = store_together(
+        library,
+        ("good/1", b"1", Expect.ANY),
+        ("bad/new.mp4", b"bad", Expect.ANY),
+        ("bad/old.mp4", b"bad", Expect.ANY),
+        ("good/2", b"2", Expect.ANY),
+    )
+    monkeypatch.undo()
+    for bad in (bad_1, bad_2):
+        with pytest.raises(StorageUnavailable):
+            bad.result()
+    for good, name in ((good_1, "1"), (good_2, "2")):
+        assert good.result().created
+        check_stored(library, f"good/{name}", name.encode())
+    assert [path.name for path in (library.root / "bad").iterdir()] == ["old.mp4"]
+    assert library.path(Key.at(SHARED, "bad/old.mp4")).read_bytes() == b"old"
+    assert library.staging() == []
+    assert library.store(b"new", Key.at(SHARED, "bad/new.mp4")).created
