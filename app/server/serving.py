@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +38,44 @@ _SHUTDOWN_POLL_S = 0.05
 _DEADLINE_TICKS = 5
 """Ticks of uvicorn, 0.1 s each, between two checks of the deadlines."""
 
+_COLLECTION_TICKS = 10
+"""Ticks between two checks whether the memory has grown."""
+
+_YOUNG_OBJECTS = 1_000
+"""New objects after which the youngest generation is collected."""
+
+_YOUNG_COLLECTIONS = 4
+"""Collections of the youngest generation before one of both young generations: of up to 5,000 objects."""
+
+_NEVER = 1 << 30
+
 log = logging.getLogger(__name__)
+
+
+class FullCollections:
+    """Decides when the garbage collector traverses all objects, which blocks the event loop.
+
+    With 500 WebSockets and 1,000 connections a full collection takes 60 to 90 ms. Requests leave few cycles,
+    which the young generations collect, so that it can wait until memory has grown by `growth` blocks, 30 to
+    60 MiB. Python itself would do it whenever a quarter more objects have survived.
+    """
+
+    def __init__(self, growth: int = 400_000) -> None:
+        self._growth = growth
+        self._blocks = 0  # after the last full collection
+
+    def begin(self) -> None:
+        """Collect the garbage of the start, and exempt the objects that it leaves from collections."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS, _YOUNG_COLLECTIONS, _NEVER)
+        self._blocks = sys.getallocatedblocks()
+
+    def collect_if_grown(self) -> None:
+        """Collect all garbage if memory has grown. Called every second."""
+        if sys.getallocatedblocks() > self._blocks + self._growth:
+            gc.collect()
+            self._blocks = sys.getallocatedblocks()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +109,11 @@ class _Server(uvicorn.Server):
         self._delay = delay
         self._closes_at: float | None = None
         self._announced = False
+        self._collections = FullCollections()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # The objects of start-up live on. Without freeze() each full collection would traverse them and block
-        # the event loop for a tenth of a second.
-        gc.collect()
-        gc.freeze()
+        self._collections.begin()
         if self.started:
             for listener in sockets or ():
                 log.info("Seekable is running on %s", listener_url(listener))
@@ -92,6 +128,8 @@ class _Server(uvicorn.Server):
             for connection in connections:
                 if isinstance(connection, HttpConnection):
                     connection.check_deadlines(now)
+        if counter % _COLLECTION_TICKS == 0:
+            self._collections.collect_if_grown()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
