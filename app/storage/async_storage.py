@@ -30,6 +30,7 @@ from app.storage.errors import (
 )
 from app.storage.maintenance import Maintenance, ScanStep, Usage, VerifyStep
 from app.storage.readahead import MemoryBudget, ReadAsync, ReadPools, ThreadedOpenFile
+from app.storage.reopening import ReopenedFiles
 from app.storage.types import (
     Address,
     Committed,
@@ -276,9 +277,11 @@ class ThreadedStorage:
         self._pings = {part: Pool(1, "ping") for part in (None, *backend.parts)}
         self._budget = budget or MemoryBudget()
         self._rendering = Lock()
+        self._reopened = ReopenedFiles(backend.try_open, self._as_open_file, self._close_soon)
 
     def close(self) -> None:
         """Wait for the calls in progress. No method may be called afterwards."""
+        self._reopened.stop()
         for pool in (self._reads, self._bytes, self._changes, self._refreshes, self._maintenance_pool):
             pool.close()
         for pool in self._pings.values():
@@ -287,12 +290,7 @@ class ThreadedStorage:
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
         reader = self._backend.try_open(address) or await self._open_current(address)
-        read = reader.read
-        read_async: ReadAsync = reader.read_async
-        if reader.fileno() is None:  # the kernel reads a descriptor by itself, so that is not timed
-            read = self._timed("read", read)
-            read_async = timed_async(self._observer, "read", read_async)
-        file = ThreadedOpenFile(reader, read, read_async, self._bytes, self._budget)
+        file = self._as_open_file(reader, address)
         try:
             yield file
         finally:
@@ -300,6 +298,15 @@ class ThreadedStorage:
                 await file.wait_for_reads()
             finally:
                 await self._close(reader)
+
+    def _as_open_file(self, reader: Reader, address: Address) -> ThreadedOpenFile:
+        read = reader.read
+        read_async: ReadAsync = reader.read_async
+        if reader.fileno() is None:  # the kernel reads a descriptor by itself, so that is not timed
+            read = self._timed("read", read)
+            read_async = timed_async(self._observer, "read", read_async)
+        reopenable = partial(self._reopened.version, address, reader)
+        return ThreadedOpenFile(reader, read, read_async, self._bytes, self._budget, reopenable)
 
     async def _open_current(self, address: Address) -> Reader:
         """Open the file that is stored at the address now.
@@ -339,6 +346,11 @@ class ThreadedStorage:
     async def _close(self, reader: Reader) -> None:
         if not reader.close_nowait():
             await self._reads.run(reader.close)
+
+    def _close_soon(self, reader: Reader) -> None:
+        """Close a reader that the event loop has kept open; in a thread if that may block."""
+        if not reader.close_nowait():
+            self._reads.start(reader.close)
 
     async def stat(self, address: Address) -> FileInfo:
         # Without `try_open`, whose row may be some seconds old: changes are decided by this answer.
@@ -395,7 +407,7 @@ class ThreadedStorage:
             commit = partial(
                 self._timed("commit", self._backend.commit), key, staged.writer, size=staged.size
             )
-        return await self._changes.run(
+        committed = await self._changes.run(
             partial(
                 commit,
                 sha256=staged.sha256,
@@ -405,10 +417,13 @@ class ThreadedStorage:
                 is_utf8=staged.is_utf8,
             )
         )
+        self._reopened.close_all()  # the space of a replaced file is free now, not a second later
+        return committed
 
     async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
         self.check_changeable()
         await self._changes.run(self._timed("delete", self._backend.delete), key, expect)
+        self._reopened.close_all()
 
     async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
         self.check_changeable()

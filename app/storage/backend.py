@@ -62,6 +62,14 @@ class Reader(Protocol):
     def preload(self, start: int, stop: int) -> None:
         """Read the bytes [start, stop) of the descriptor into memory. Raises StorageUnavailable."""
 
+    @property
+    def provable_until(self) -> float:
+        """The monotonic time until which `is_ready` may return True; 0 if it never does."""
+
+    def is_ready(self, start: int, stop: int) -> bool:
+        """Return whether the address is proved to still name this version, and the bytes [start, stop) of the
+        descriptor are known to be in memory. Never raises; for event loops."""
+
     def close(self) -> None:
         """Release everything that is held. Called once, when no read is in progress."""
 

@@ -48,6 +48,30 @@ class OpenFile(Protocol):
         (`contextlib.aclosing`) when you leave before its end.
         """
 
+    def reopenable(self) -> "ReopenableFile | None":
+        """Return this version for repeated opens; None if its address cannot be checked without blocking."""
+
+
+class ReopenableFile(Protocol):
+    """One version of one file, which can be opened again cheaply. Used from the event loop only."""
+
+    @property
+    def expires_at(self) -> float:
+        """The monotonic time from which `descriptor` returns -1, until the file is opened otherwise."""
+
+    def descriptor(self, start: int, stop: int, now: float) -> int:
+        """Return a descriptor of the version, for use before control returns to the event loop.
+
+        Returns -1 if the address does not name this version any more, and if it cannot be opened or its bytes
+        [start, stop) cannot be read without blocking. `now` is the monotonic time.
+        """
+
+    def hold(self) -> AbstractAsyncContextManager[OpenFile]:
+        """Return the file of which `descriptor` has just returned the descriptor.
+
+        It stays open from this call on, until the context exits.
+        """
+
 
 SMALL_UPLOAD = 256 << 10
 """Bytes of an upload that stays in memory until its commit, which then does everything in one call."""

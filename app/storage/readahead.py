@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from app.storage.backend import Reader, count_units, end_of_batch
+from app.storage.contract import ReopenableFile
 from app.storage.errors import Truncated
 from app.storage.types import Piece
 from app.storage.workers import Pool, wait_for_result, wait_until_done
@@ -135,8 +136,15 @@ class ThreadedOpenFile:
     """`contract.OpenFile` over a reader, and the reads that are in progress."""
 
     def __init__(
-        self, reader: Reader, read: Read, read_async: ReadAsync, pools: ReadPools, budget: MemoryBudget
+        self,
+        reader: Reader,
+        read: Read,
+        read_async: ReadAsync,
+        pools: ReadPools,
+        budget: MemoryBudget,
+        reopenable: Callable[[], ReopenableFile | None],
     ) -> None:
+        self.reopenable = reopenable
         self._reader = reader
         self._read = read
         self._read_async = read_async

@@ -217,6 +217,16 @@ class Disk:
         """Return a descriptor of any kind of file without blocking; None also if opening it could block."""
         return self._cached.open("/".join(path))
 
+    def status_of_opened(self, path: DiskPath) -> os.stat_result:
+        """Return the status of the entry at a path that `open_cached` opened within the last second.
+
+        In one system call, a fifth of the price of an open: it detects that the file was replaced, changed,
+        moved or deleted, or a folder on the way renamed. Only a symbolic link or a mount that was put in the
+        place of a folder, and through which the path leads to the same file, is left to the next open.
+        Raises OSError.
+        """
+        return os.stat("/".join(path), dir_fd=self._root.descriptor, follow_symlinks=False)
+
     def status(self, path: DiskPath) -> os.stat_result | None:
         """Return the status of the regular file at the path, or None. Raises Unreadable."""
         opened = self.open(path)

@@ -32,19 +32,52 @@ from app.storage.types import Address, FileInfo
 
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 _PRELOAD_BATCH = 256 << 10
+_PAGE = 4096
 _DISCARDED = [bytearray(1)]
 
 
 class DiskReader:
-    """An open file, and its row when it was opened. It is `local` if closing it needs no network."""
+    """An open file, and its row when it was opened.
+
+    `cached` is the row by which it was opened without blocking: such a file is on a local disk, so that
+    closing it needs no network.
+    """
 
     max_units = 1
 
-    def __init__(self, info: FileInfo, descriptor: int, chunk_size: int, *, local: bool = False) -> None:
+    def __init__(
+        self,
+        info: FileInfo,
+        descriptor: int,
+        chunk_size: int,
+        *,
+        disk: Disk | None = None,
+        cached: "CachedRow | None" = None,
+    ) -> None:
         self.info = info
         self._descriptor = descriptor
-        self._local = local
+        self._disk = disk
+        self._cached = cached
         self.unit = chunk_size
+
+    @property
+    def provable_until(self) -> float:
+        return 0.0 if self._cached is None else self._cached.expires_at
+
+    def is_ready(self, start: int, stop: int) -> bool:
+        # Thousands of times a second: as few calls as possible.
+        if self._disk is None or self._cached is None:
+            return False
+        try:
+            if stat_fields(self._disk.status_of_opened(self._cached.path)) != self._cached.fields:
+                return False
+            if start < stop:
+                os.preadv(self._descriptor, _DISCARDED, stop - 1, _RWF_NOWAIT)
+                if start ^ (stop - 1) >= _PAGE:  # otherwise both are in the same page
+                    os.preadv(self._descriptor, _DISCARDED, start, _RWF_NOWAIT)
+        except OSError:  # the path names no file; or as in `is_cached`
+            return False
+        return True
 
     def fileno(self) -> int:
         return self._descriptor
@@ -93,7 +126,7 @@ class DiskReader:
     def close_nowait(self) -> bool:
         # The last close of a big deleted file blocks until its blocks are freed. (A deletion between these
         # two calls is rare enough.)
-        if not self._local or not self._has_name():
+        if self._cached is None or not self._has_name():
             return False
         os.close(self._descriptor)
         return True
@@ -173,4 +206,4 @@ class OpenCache:
         if not _still_matches(descriptor, row.fields):
             os.close(descriptor)
             return None
-        return DiskReader(row.info, descriptor, self._chunk_size, local=True)
+        return DiskReader(row.info, descriptor, self._chunk_size, disk=self._disk, cached=row)

@@ -47,6 +47,11 @@ class GridReader:
         self.unit = chunks * self._chunk_size
         self.max_units = max(1, min(sizes.max_query_size // self.unit, MAX_QUERY_CHUNKS // chunks))
 
+    provable_until = 0.0
+
+    def is_ready(self, start: int, stop: int) -> bool:
+        return False  # only a query could prove it
+
     def fileno(self) -> None:
         """Return None: there is no descriptor."""
 
