@@ -362,7 +362,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="Maximum number of open connections; a further one gets a 503 and is closed. By "
-        "default (`ulimit -Hn` − 256) / 3, since a slow reader takes three descriptors.",
+        "default (`ulimit -Hn` − 320) / 3, since a slow reader takes three descriptors.",
     )
     max_connections_per_peer: int = Field(
         1000,
@@ -383,6 +383,11 @@ class Settings(BaseSettings):
         True,
         description="Let the kernel send files from a folder without a copy (Linux). `false` for file "
         "systems that do not support it.",
+    )
+    fast_path: bool = Field(
+        True,
+        description="For 2 seconds, answer requests that differ from an earlier one only in the range from "
+        "memory instead of by the whole program. Needs `SEEKABLE_SENDFILE`.",
     )
     access_log: bool = Field(True, description="Log each request, to standard output.")
     log_format: Literal["line", "json"] = Field(

@@ -3,9 +3,10 @@
 import asyncio
 import hmac
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from cachetools import TTLCache
@@ -54,13 +55,14 @@ class SingleFlightCache(Generic[K, V]):
     loop only."""
 
     def __init__(self, ttl_s: float, size: int) -> None:
-        self._values: TTLCache[K, V] = TTLCache(size, ttl_s)
+        self._ttl_s = ttl_s
+        self._values: TTLCache[K, tuple[V, float]] = TTLCache(size, ttl_s)  # with the time of expiry
         self._loading: dict[K, asyncio.Task[V | None]] = {}
 
     async def get(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
         """Return the cached value, or else load it. None and errors are not cached."""
         try:  # faster than `TTLCache.get`
-            return self._values[key]
+            return self._values[key][0]
         except KeyError:
             pass
         task = self._loading.get(key)
@@ -73,11 +75,15 @@ class SingleFlightCache(Generic[K, V]):
         try:
             value = await load()
             if value is not None and self._loading.get(key) is task:  # not invalidated meanwhile
-                self._values[key] = value
+                self._values[key] = value, time.monotonic() + self._ttl_s
             return value
         finally:
             if self._loading.get(key) is task:
                 del self._loading[key]
+
+    def peek(self, key: K) -> tuple[V, float] | None:
+        """Return the cached value, and the monotonic time at which it expires; None if it is not cached."""
+        return self._values.get(key)
 
     def discard(self, key: K) -> None:
         """Invalidate one key."""
@@ -152,6 +158,15 @@ class Principal:
         return self.credential.link if isinstance(self.credential, LinkCredential) else None
 
 
+class Generation:
+    """The time between two invalidations of the caches, in which a credential keeps its principal."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
+
+
 class Authenticator:
     """Finds the principal of a credential. Accounts and credentials are cached for seconds; see `invalidate`.
 
@@ -170,6 +185,7 @@ class Authenticator:
     ) -> None:
         self._store = store
         self._idle, self._lifetime = idle, lifetime
+        self._touch_every = min(idle / 20, timedelta(hours=1))
         self._passwords, self._run_hash, self._run_call = passwords, run_hash, run_call
         self.login_limits = LoginLimits(RateLimiter(store.login_limits, self.call))
         self._key = secrets.token_bytes(32)
@@ -181,9 +197,16 @@ class Authenticator:
         self._tokens: SingleFlightCache[str, Token] = SingleFlightCache(CACHE_TTL_S, CACHE_SIZE)
         self._links: SingleFlightCache[str, Link] = SingleFlightCache(CACHE_TTL_S, CACHE_SIZE)
         self._signers: SingleFlightCache[None, LinkSigner] = SingleFlightCache(CACHE_TTL_S, 1)
+        self.generation = Generation()
+        """The present generation. A principal that was found in one that has ended may be outdated."""
+
+    def _end_generation(self) -> None:
+        self.generation.ended = True
+        self.generation = Generation()
 
     def invalidate(self) -> None:
         """Clear all caches but that of passwords, whose entries are compared with the account's version."""
+        self._end_generation()
         for cache in (self._accounts, self._sessions, self._tokens, self._links, self._signers):
             cache.clear()
 
@@ -203,6 +226,7 @@ class Authenticator:
             if account.version == correct[1]:
                 return Principal(account, PasswordCredential(account.version), ALL_SCOPES)
             # One of the caches is outdated: the password was changed, perhaps back to a former one.
+            self._end_generation()
             self._correct.discard(digest)
             self._accounts.discard(account.id)
         raise WrongCredentials("The email address or the password is wrong.")
@@ -231,7 +255,7 @@ class Authenticator:
         ends_at = session.created_at + self._lifetime
         if at >= min(ends_at, session.seen_at + self._idle):
             raise WrongCredentials("Your login has expired. Log in again.")
-        if at - session.seen_at >= min(self._idle / 20, timedelta(hours=1)):
+        if at - session.seen_at >= self._touch_every:
             await self.call(self._store.sessions.touch, key, at)
             self._sessions.discard(key)
         return Principal(account, SessionCredential(key, ends_at), ALL_SCOPES)
@@ -280,6 +304,27 @@ class Authenticator:
         assert found is not None
         return found
 
+    def known_until(self, principal: Principal) -> float:
+        """Return the monotonic time until which the principal is authenticated without the database.
+
+        Holds within a generation, and only if the principal was found in it.
+        """
+        account = self._accounts.peek(principal.account.id)
+        match principal.credential:
+            case PasswordCredential():
+                return _first_expiry(account)
+            case TokenCredential(key):
+                return _first_expiry(account, self._tokens.peek(key))
+            case LinkCredential(link):
+                known = _first_expiry(account, self._links.peek(link.id), self._signers.peek(None))
+                return min(known, _monotonic(link.expires_at))
+            case SessionCredential(key, ends_at):
+                session = self._sessions.peek(key)
+                if session is None:
+                    return 0.0
+                touched_at = session[0].seen_at + self._touch_every
+                return min(_first_expiry(account, session), _monotonic(min(ends_at, touched_at)))
+
     async def sweep(self) -> None:
         """Remove expired links, invites, sessions and login attempts from the database."""
         at = now()
@@ -299,3 +344,13 @@ class Authenticator:
     async def call(self, call: Callable[..., T], *arguments: object) -> T:
         """Call a method of the store in a worker thread."""
         return await self._run_call(call, *arguments)
+
+
+def _first_expiry(*cached: tuple[object, float] | None) -> float:
+    """Return the time at which the first of these cached values expires; 0 if one is not cached."""
+    return min(0.0 if one is None else one[1] for one in cached)
+
+
+def _monotonic(at: datetime) -> float:
+    """Return the monotonic time of a moment."""
+    return time.monotonic() + (at - datetime.now(UTC)).total_seconds()

@@ -120,6 +120,7 @@ def _serve(
         max_connections_per_peer=settings.max_connections_per_peer,
         trusted_proxies=settings.trusted_proxies,
         sendfile=settings.sendfile,
+        fast_path=settings.fast_path,
         access_log=settings.access_log,
         log_format=settings.log_format,
         heartbeat=settings.heartbeat,

@@ -118,6 +118,10 @@ class _RequestCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from _completed(self._requests.totals)
+        repeated = (
+            "Responses that the server repeated without the application, which differed in their range."
+        )
+        yield CounterMetricFamily("seekable_http_repeated_total", repeated, self._requests.repeated)
         yield from _bytes(self._requests.bytes_by_route())
         streams, uploads = self._requests.count_transfers()
         yield GaugeMetricFamily("seekable_active_streams", "Files that are being sent.", streams)

@@ -46,12 +46,22 @@ class Totals:
         self.first_bytes_s = 0.0
         """The sum of the seconds to the first byte."""
 
+    def add(self, first_byte_s: float | None, sent: int) -> None:
+        """Count a response. `first_byte_s` is None if no byte of a body was sent."""
+        self.count += 1
+        self.sent += sent
+        if first_byte_s is not None:
+            self.buckets[bisect_left(BUCKETS, first_byte_s)] += 1
+            self.first_bytes_s += first_byte_s
+
 
 class RequestCounters:
     """All requests: the active ones, and totals of the completed ones."""
 
     def __init__(self) -> None:
         self.active: set[ActiveRequest] = set()
+        self.repeated = 0
+        """Responses that the server began without the application. The totals include them."""
         self.totals: dict[tuple[str, str, int], Totals] = {}
         """By method, route and status. The route is empty if none matched; the status is 0 if the client left
         before there was one."""
@@ -61,17 +71,16 @@ class RequestCounters:
     ) -> None:
         """Count an active request. `first_byte_s` is None if no byte of a body was sent."""
         self.active.discard(request)
-        scope = request.scope
-        route = scope.get("route")
-        key = scope["method"], "" if route is None else route.path_format, status
-        totals = self.totals.get(key) or self._add_totals(*key)
-        totals.count += 1
-        totals.sent += sent
+        totals = self.totals_of(request.scope, status)
+        totals.add(first_byte_s, sent)
         if request.received:
             totals.received += request.received
-        if first_byte_s is not None:
-            totals.buckets[bisect_left(BUCKETS, first_byte_s)] += 1
-            totals.first_bytes_s += first_byte_s
+
+    def totals_of(self, scope: Mapping[str, Any], status: int) -> Totals:
+        """Return the totals that requests with this method, route and status are added to, for ever."""
+        route = scope.get("route")
+        key = scope["method"], "" if route is None else route.path_format, status
+        return self.totals.get(key) or self._add_totals(*key)
 
     def request_refused(self, status: int) -> None:
         """Count a request that the server answered without the application."""

@@ -6,7 +6,7 @@ import re
 import secrets
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from itertools import count
@@ -18,6 +18,9 @@ from app.metrics.request_counters import RequestCounters
 from app.server.http1 import REQUEST_ID, RequestHead, encode_chunk, encode_response_head
 from app.server.request_log import Request, RequestLog
 from app.server.zerocopy import EXTENSION, FileSender
+
+REPEAT = "seekable.repeat"
+"""The ASGI extension with which an application permits to repeat its answer; see `fast_path`."""
 
 # Covers UUIDs, trace ids and the ids of proxies; excludes characters that would be unsafe in a log or header.
 _SAFE = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
@@ -35,6 +38,11 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     given = [value for name, value in headers if name == REQUEST_ID]
     if len(given) == 1 and _SAFE.fullmatch(given[0]):
         return given[0].decode("ascii")
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """Return an id that no other request of any server has."""
     return f"{_process()}-{next(_numbers)}"
 
 
@@ -92,6 +100,25 @@ class RequestConnection(Protocol):
         """Close the connection or continue it with the next request."""
 
 
+class PartialResponse(NamedTuple):
+    """The part of a response that was sent before an exchange continues it."""
+
+    unsent_head: bytes
+    sent: int
+    """Bytes of the body."""
+    remaining: int
+    """Bytes of the body that were not sent."""
+    began: float
+    """The monotonic time of the request."""
+    first_byte_s: float
+    id: bytes
+    """The id of the request, if it was computed; else nothing."""
+
+
+Keep = Callable[["Exchange", Any, bytes], None]
+"""Takes an exchange, the permission of the application to repeat its answer, and the head of the response."""
+
+
 class Exchange:
     """One request and its response: the receive and send callables of the application.
 
@@ -110,22 +137,23 @@ class Exchange:
         "_has_news",
         "_head",
         "_id",
+        "_keep",
         "_more_body",
         "_news",
         "_remaining",
-        "_request",
         "_started",
-        "_status",
         "awaits_continue",
         "complete",
         "keep_alive",
         "received",
+        "request",
         "scope",
+        "status",
     )
 
     def __init__(self, connection: RequestConnection, request: RequestHead) -> None:
         self._connection = connection
-        self._request = request
+        self.request = request
         self._began = time.monotonic()
         # The request
         self._body: bytes | bytearray = b""  # received, and not yet read by the application
@@ -140,7 +168,7 @@ class Exchange:
         # The response
         self._head = b""  # not yet written
         self._started = False
-        self._status = 0
+        self.status = 0
         self._chunked = False
         self._remaining: int | None = None  # of the body; None if chunks or the connection end it
         self._bodies = 0  # bytes sent as messages
@@ -150,6 +178,7 @@ class Exchange:
         self.complete = False
         """The response has been passed to the transport."""
         self._id: str | None = None
+        self._keep: Keep | None = None
         # Last-Modified must not be later than Date (RFC 9110 §8.8.2.1), and the application may respond a
         # second later.
         self.scope: dict[str, Any] = {
@@ -174,7 +203,7 @@ class Exchange:
     def id(self) -> str:
         """The id of the request, computed on first use."""
         if self._id is None:
-            self._id = request_id(self._request.headers)
+            self._id = request_id(self.request.headers)
         return self._id
 
     @property
@@ -187,7 +216,19 @@ class Exchange:
     def forbids_refusal(self) -> bool:
         """Whether the client would mistake a refusal for the body of this response, or for the outcome of a
         change that may still be made."""
-        return self._started or not (self._more_body or self._request.method in ("GET", "HEAD"))
+        return self._started or not (self._more_body or self.request.method in ("GET", "HEAD"))
+
+    def accept_permission(self, keep: Keep) -> None:
+        """Call `keep` when the application permits to repeat its answer. Called before the application."""
+        self.scope["extensions"] = {EXTENSION: {}, REPEAT: {}}
+        self._keep = keep
+
+    def resume(self, scope: dict[str, Any], status: int, progress: PartialResponse) -> None:
+        """Continue a response that has begun, to a request without a body. Called before the application."""
+        self.scope, self.status = scope, status
+        self._head, self._bodies, self._remaining, self._began, self._first, given = progress
+        self._id = given.decode() or None
+        self._started, self._more_body = True, False
 
     # Events of the connection
 
@@ -238,10 +279,10 @@ class Exchange:
             await app(self.scope, self._receive, self._send)
         except BaseException as error:  # a cancellation, too: the client must not wait for the response
             failure = error
-            self._status = self._status or 500
-        requests.request_ended(self, self._status, self._first, self.sent)
+            self.status = self.status or 500
+        requests.request_ended(self, self.status, self._first, self.sent)
         if request_log is not None:
-            prepared = request_log.prepare(Request.of(self.scope, self._status))
+            prepared = request_log.prepare(Request.of(self.scope, self.status))
             duration = time.monotonic() - self._began
             request_log.append(prepared, self.received, self.sent, duration, self.id)
         if failure is not None:
@@ -258,7 +299,7 @@ class Exchange:
             body = b"Internal Server Error"
             fields = [*_PLAIN_TEXT, (b"content-length", b"%d" % len(body)), _CLOSE]
             self._start(500, fields)
-            self._write(b"" if self._request.method == "HEAD" else body)
+            self._write(b"" if self.request.method == "HEAD" else body)
             self._remaining = 0
             self._complete()
         elif self._remaining is None and not self._chunked:
@@ -292,6 +333,8 @@ class Exchange:
             if self._started:
                 raise RuntimeError("The application started its response twice.")
             self._start(message["status"], self._with_server_headers(message))
+            if self._keep is not None and (permission := message.get(REPEAT)):
+                self._keep(self, permission, self._head)
             return
         if not self._started or self.complete:
             raise RuntimeError(f"The application sent {kind} before its response started, or after its end.")
@@ -312,7 +355,7 @@ class Exchange:
     def _with_server_headers(self, message: Any) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
         _, _, name_requests = self._connection.instrumentation
-        if message["status"] >= 400 or name_requests or self._request.has_id:
+        if message["status"] >= 400 or name_requests or self.request.has_id:
             headers.append((REQUEST_ID, self.id.encode()))
         if self.awaits_continue:
             # We sent no 100 (Continue), so the client may or may not send the body (RFC 9110 §10.1.1).
@@ -320,15 +363,15 @@ class Exchange:
         return headers
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._status = status
+        self.status = status
         date = self.scope["state"]["date"]
-        head = encode_response_head(self._request, status, date, headers, keep_alive=self.keep_alive)
+        head = encode_response_head(self.request, status, date, headers, keep_alive=self.keep_alive)
         self._head, self._remaining, self._chunked, self.keep_alive = head
         self._started, self.awaits_continue = True, False
 
     def _send_body(self, body: bytes, more: bool) -> None:
         size = len(body)
-        if self._request.method == "HEAD":
+        if self.request.method == "HEAD":
             self._remaining = 0
             body = b""
         else:

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import sys
 import termios
+from functools import partial
 from http import HTTPStatus
 from socket import socket
 from typing import Any, cast
@@ -13,7 +14,8 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from app.server.deadlines import BodyRate, ConnectionState, StepTimer, WaitingFor, awaited_step
-from app.server.exchange import Exchange, Instrumentation, request_id, reset
+from app.server.exchange import Exchange, Instrumentation, PartialResponse, request_id, reset
+from app.server.fast_path import Answer, FastPath, divide, ends_of
 from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
 from app.server.http1 import (
     END,
@@ -44,6 +46,7 @@ class HttpConnection(asyncio.Protocol):
         "_body_rate",
         "_connections",
         "_current",
+        "_fast_path",
         "_holds_slot",
         "_parser",
         "_read_paused",
@@ -54,8 +57,11 @@ class HttpConnection(asyncio.Protocol):
         "app_state",
         "client",
         "config",
+        "ends",
+        "fileno",
         "instrumentation",
         "loop",
+        "prepared_record",
         "received",
         "requests",
         "scheme",
@@ -93,6 +99,8 @@ class HttpConnection(asyncio.Protocol):
         self.write_paused = False
         """The transport has unsent data, more than its limit."""
         self._writable: asyncio.Event | None = None  # while `drain` waits
+        self._fast_path: FastPath | None = None
+        self.prepared_record: tuple[Answer, str] | None = None
         self._step_timer = StepTimer()
         self._body_rate = BodyRate()
 
@@ -110,7 +118,10 @@ class HttpConnection(asyncio.Protocol):
             # With high=0 writing resumes once the buffer is empty: only then may sendfile() follow. (Not
             # under TLS: there both event loops would never resume writing.)
             transport.set_write_buffer_limits(high=0)
+            self._fast_path = self.config.fast_path
+            self.fileno = self._socket.fileno()
         self._address = self.client[0] if self.client else ""
+        self.ends = ends_of(self._address, self.server)
         refused = self.config.connections.acquire(self._address)
         self._holds_slot = refused is None
         if refused is not None:
@@ -143,7 +154,13 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        for event in self._parser.feed(data):
+        fast_path, divided = self._fast_path, None
+        if fast_path is not None and self._current is None and not self._parser.receiving:
+            divided = divide(self.ends, data)
+            if not self.transport.get_write_buffer_size() and fast_path.respond(self, divided):
+                return
+        events = self._parser.feed(data)
+        for event in events:
             if isinstance(event, RequestHead):
                 if not self._begin(event):
                     return
@@ -157,6 +174,8 @@ class HttpConnection(asyncio.Protocol):
             elif isinstance(event, WebSocketHandshake):
                 self._switch_to_websocket(event)
                 return
+        if fast_path and divided and self._current and len(events) == 2 and events[1] is END:  # one request
+            self._current.accept_permission(partial(fast_path.keep, divided, self))
         if self._parser.remaining > LONG_BODY and self.scheme == "http" and not self.transport.is_closing():
             self.transport.set_protocol(BodyReader(self, self._parser.remaining))
 
@@ -174,10 +193,15 @@ class HttpConnection(asyncio.Protocol):
             self.pause_reading()
         return True
 
-    def _start(self, exchange: Exchange) -> None:
+    def _start(self, exchange: Exchange, app: Any = None) -> None:
         self._current = exchange
         # The event loop refers to tasks weakly.
-        self.tasks.add(self.loop.create_task(exchange.run(self.config.loaded_app)))
+        self.tasks.add(self.loop.create_task(exchange.run(app or self.config.loaded_app)))
+
+    def resume_response(self, answer: Answer, rest: Any, progress: PartialResponse) -> None:
+        exchange = Exchange(self, answer.request)
+        exchange.resume(answer.scope_of(self), answer.status, progress)
+        self._start(exchange, rest)
 
     def _latest(self) -> Exchange | None:
         """Return the exchange of the last head, unless its response is complete."""

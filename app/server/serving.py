@@ -89,6 +89,8 @@ class ServerOptions:
     trusted_proxies: Sequence[str]
     """Networks, in CIDR notation, whose headers about the client are believed."""
     sendfile: bool
+    fast_path: bool
+    """Repeat answers for requests that differ only in the range, where files are sent by sendfile."""
     access_log: bool
     log_format: logs.Format
     heartbeat: float
@@ -249,6 +251,7 @@ def _config(options: ServerOptions, **overrides: Any) -> UvicornConfig:
             exempt=options.trusted_proxies,
         ),
         sendfile=options.sendfile,
+        fast_path=options.fast_path,
         log_requests=options.access_log,
         name_requests=options.log_format == "json",
         trusted_proxies=options.trusted_proxies,

@@ -10,6 +10,7 @@ import uvicorn
 
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import ClientLimits
+from app.server.fast_path import FastPath
 from app.server.forwarded import ProxyHeadersMiddleware
 from app.server.request_log import RequestLog
 from app.server.zerocopy import IS_POSSIBLE
@@ -26,6 +27,7 @@ class UvicornConfig(uvicorn.Config):
         limits: ClientLimits,
         connections: ConnectionLimits,
         sendfile: bool,
+        fast_path: bool,
         log_requests: bool,
         name_requests: bool,
         trusted_proxies: Sequence[str] = (),
@@ -45,6 +47,7 @@ class UvicornConfig(uvicorn.Config):
         self._log_requests = log_requests
         self.name_requests = name_requests
         self.sendfile = sendfile and IS_POSSIBLE
+        self.fast_path = FastPath() if fast_path and self.sendfile else None
         self.trusted_proxies = trusted_proxies
 
     def load(self) -> None:

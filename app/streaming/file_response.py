@@ -8,18 +8,25 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.http.ranges import Span
-from app.storage.contract import OpenFile, Storage
+from app.storage.contract import OpenFile, ReopenableFile, Storage
 from app.storage.errors import StorageError
 from app.storage.types import Address
-from app.streaming.plan import Part, plan
+from app.streaming.plan import Part, Plan, plan
 
 ZERO_COPY = "http.response.zerocopysend"
 """The ASGI extension of servers that can sendfile. Ours raises ConnectionError when the client has left."""
+
+REPEAT = "seekable.repeat"
+"""Our server's ASGI extension for answers that it may repeat without the application; see `_repetition`."""
+
+REPEATABLE_S = 2.0
+"""Seconds for which an answer may be repeated."""
 
 SendSpan = Callable[[Span, bool], Awaitable[None]]
 """Sends a span of the file; the flag is set if more of the body follows."""
@@ -57,7 +64,10 @@ class StoredFileResponse(Response):
                 download=self._download,
                 now=_date_of(scope),
             )
-            await send({"type": "http.response.start", "status": planned.status, "headers": planned.headers})
+            start = {"type": "http.response.start", "status": planned.status, "headers": planned.headers}
+            if REPEAT in scope.get("extensions", ()):
+                start[REPEAT] = _repetition(scope, file, planned)
+            await send(start)
             if not planned.parts:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
@@ -69,6 +79,52 @@ class StoredFileResponse(Response):
                     await _send_while_present(file, planned.parts, receive, send)
             except StorageError as error:
                 log.error("The response for %r was aborted: %s", file.info.key.path, error)
+
+
+def _repetition(scope: Scope, file: OpenFile, planned: Plan) -> dict[str, Any] | None:
+    """Return how the server may repeat this answer; None if it may not.
+
+    - `file`: the `ReopenableFile` that must still be current.
+    - `span`: the start and the stop of the bytes of the file that are the body; None without a body. In a 206
+      the server replaces them by those that the other request selects.
+    - `size`: the number of bytes of the file; 0 without a body.
+    - `until`: the monotonic time at which the permission ends.
+    - `rest`: a function that returns the ASGI application that sends what is left of a body after its first
+      block, if the file was the last one that `file` returned.
+
+    Middleware that decides from more than the head of the request and the addresses of the connection must
+    restrict the permission, as AuthenticationMiddleware does.
+    """
+    reopenable = file.reopenable()
+    last_modified_is_final = file.info.updated_at <= _date_of(scope)
+    if reopenable is None or len(planned.parts) > 1 or not last_modified_is_final:
+        return None
+    until = min(time.monotonic() + REPEATABLE_S, reopenable.expires_at)
+    part = next(iter(planned.parts), None)
+    span = (part.start, part.stop) if isinstance(part, Span) else None
+    size = file.info.size if span is not None else 0
+    return {
+        "file": reopenable,
+        "span": span,
+        "size": size,
+        "until": until,
+        "rest": partial(_rest, reopenable),
+    }
+
+
+def _rest(reopenable: ReopenableFile, start: int, stop: int) -> ASGIApp:
+    """Return the application that sends these bytes of a file, whose response has begun."""
+    held = reopenable.hold()
+
+    async def send_rest(scope: Scope, receive: Receive, send: Send) -> None:
+        async with held as file:
+            try:
+                with contextlib.suppress(ConnectionError):  # the client has left
+                    await _sendfile(file, send, Span(start, stop), False)
+            except StorageError as error:
+                log.error("The response for %r was aborted: %s", file.info.key.path, error)
+
+    return send_rest
 
 
 def _date_of(scope: Scope) -> datetime:

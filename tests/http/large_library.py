@@ -102,6 +102,7 @@ def serve_in_process(
         limits=ClientLimits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
         connections=ConnectionLimits(per_peer=1000, total=None, exempt=()),
         sendfile=True,
+        fast_path=True,
         log_requests=False,
         name_requests=False,
         port=0,

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import logging
+from collections.abc import Callable
 from functools import partial
 from urllib.parse import quote
 
@@ -16,16 +17,17 @@ from starlette.websockets import WebSocket
 from app.accounts.errors import LinkRefused, NotSignedIn, ScopeTooSmall, WrongCredentials
 from app.accounts.links import LinkKind
 from app.accounts.models import Scope as TokenScope
-from app.accounts.principals import Authenticator, Principal
+from app.accounts.principals import Authenticator, Generation, Principal
 from app.accounts.revocation import RevocationMonitor
 from app.http.content_negotiation import PAGE_VARIES_BY, asks_for_page
 from app.resources import session_cookies
-from app.resources.dependencies import Services, base_path, is_write_only, route_path
+from app.resources.dependencies import AccountServices, Services, base_path, is_write_only, route_path
 from app.resources.errors import EXPECTED_ERRORS, error_response
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
 from app.resources.request_body import client_key
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, normalize_folder
+from app.streaming.file_response import REPEAT
 
 PUBLIC_PATHS = (
     "/favicon.ico",
@@ -71,6 +73,8 @@ class AuthenticationMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send)
+        accounts = request.state.services.accounts
+        generation = accounts.service.authenticator.generation  # before the caller is looked up
         try:
             principal = scope["state"]["principal"] = await _authorized(request)
         except NotSignedIn as error:
@@ -80,8 +84,8 @@ class AuthenticationMiddleware:
             await (await error_response(request, error))(scope, receive, send)
         else:
             if isinstance(request, Request):
-                revocation = request.state.services.accounts.revocation
-                await respond_until_revoked(self._app, scope, receive, send, revocation, principal)
+                send = partial(_send_restricted, send, accounts, generation, principal)
+                await respond_until_revoked(self._app, scope, receive, send, accounts.revocation, principal)
             else:  # the routes of WebSockets watch their callers themselves
                 await self._app(scope, receive, send)
 
@@ -185,6 +189,36 @@ async def _by_link(authenticator: Authenticator, path: str, query: QueryParams) 
     raise LinkRefused("A link opens one file or one playlist, not this address.")
 
 
+async def _send_restricted(
+    send: Send, accounts: AccountServices, generation: Generation, principal: Principal, message: Message
+) -> None:
+    """Send a message. A permission to repeat the answer ends when the caller would be looked up again."""
+    permission = message.get(REPEAT)
+    if permission:
+        known_until = accounts.service.authenticator.known_until(principal)
+        permission["until"] = min(permission["until"], known_until)
+        permission["validity"] = generation
+        permission["rest"] = partial(_rest, permission["rest"], accounts.revocation, principal)
+    await send(message)
+
+
+def _rest(
+    rest: Callable[[int, int], ASGIApp],
+    revocation: RevocationMonitor,
+    principal: Principal,
+    start: int,
+    stop: int,
+) -> ASGIApp:
+    """Return the application that sends the rest of a repeated answer until the caller is revoked."""
+    return partial(
+        _send_until_revoked,
+        rest(start, stop),
+        revocation=revocation,
+        principal=principal,
+        started=True,
+    )
+
+
 async def respond_until_revoked(
     app: ASGIApp,
     scope: Scope,
@@ -213,8 +247,10 @@ async def _send_until_revoked(
     send: Send,
     revocation: RevocationMonitor,
     principal: Principal,
+    *,
+    started: bool = False,
 ) -> None:
-    started = False
+    """Let the application respond until the caller is revoked; `started` if the response has begun."""
 
     async def send_noting_start(message: Message) -> None:
         nonlocal started

@@ -77,6 +77,7 @@ def test_active_requests_and_sockets_are_exposed(requests: RequestCounters, metr
     found = set(samples(metrics))
     assert {
         "seekable_active_streams 2.0",
+        "seekable_http_repeated_total 0.0",
         "seekable_active_uploads 1.0",
         'seekable_http_sent_bytes_total{route="/files/{path}"} 70.0',
         'seekable_http_received_bytes_total{route="/files/{path}"} 9.0',

@@ -115,6 +115,7 @@ async def serving(app: Any = None) -> AsyncIterator[Service]:
         limits=limits,
         connections=ConnectionLimits(per_peer=1, total=None, exempt=()),
         sendfile=False,
+        fast_path=False,
         log_requests=False,
         name_requests=False,
         interface="asgi3",
