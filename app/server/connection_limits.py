@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from app.http.addresses import LOOPBACK, address_matcher, client_network
 
 RESERVED_DESCRIPTORS = 320
-"""File descriptors reserved for databases, stored files (64 are kept, see storage.reopening) and the process."""
+"""File descriptors reserved for databases, stored files (`storage.reopening` keeps 64) and the process."""
 
 DESCRIPTORS_PER_CONNECTION = 3
 """A slow reader holds a socket, its duplicate in the event loop, and an open file."""

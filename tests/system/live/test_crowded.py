@@ -96,7 +96,7 @@ def limited_server(tmp_path: Path) -> Iterator[Server]:
         server.stop()
 
 
-DESCRIPTORS = 400
+DESCRIPTORS = 464
 MAX_CONNECTIONS = connections_within(DESCRIPTORS)
 
 

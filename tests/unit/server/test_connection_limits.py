@@ -7,7 +7,7 @@ from app.server.connection_limits import ConnectionLimits, connections_within
 
 @pytest.mark.parametrize(
     ("descriptors", "connections"),
-    [(0, 1), (256, 1), (262, 2), (1024, 256), (20_000, 6581), (1_048_576, 349_440)],
+    [(0, 1), (320, 1), (326, 2), (1024, 234), (20_000, 6560), (1_048_576, 349_418)],
 )
 def test_connections_within_scales_with_descriptors(descriptors: int, connections: int) -> None:
     assert connections_within(descriptors) == connections
