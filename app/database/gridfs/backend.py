@@ -30,12 +30,9 @@ from app.database.gridfs.garbage_collection import LeaseRenewer
 from app.database.gridfs.grid_reader import GridReader
 from app.database.gridfs.integrity import GridMaintenance
 from app.database.gridfs.list_index import MongoListIndex, folders, libraries
-<<<<<<< HEAD
 from app.database.gridfs.loop_client import LoopClient
 from app.database.gridfs.op_msg import MAX_REPLY_SIZE, MalformedReply, decode_document
-=======
 from app.database.gridfs.upload_groups import GroupedUpload, UploadGroups
->>>>>>> 52fcef4 (Write small uploads to GridFS together, by seven commands)
 from app.database.gridfs.writes import NO_FILE, MediaWrites, check_path_conflicts
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable

@@ -13,15 +13,8 @@ from bson import Int64, ObjectId
 
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import RawDocument
-<<<<<<< HEAD
-from app.database.gridfs.garbage_collection import LeaseRenewer, delete_entry, remove_chunks
-from app.storage.errors import StorageError
-from app.storage.types import Key
-=======
 from app.database.gridfs.garbage_collection import LeaseRenewer, remove_file
-from app.storage.errors import Truncated
-from app.storage.types import FileInfo, Key
->>>>>>> 52fcef4 (Write small uploads to GridFS together, by seven commands)
+from app.storage.types import Key
 
 CHUNK_SIZE = 128 << 10
 """Bytes per chunk of new files. Drivers use 255 KiB, but a range touches one chunk more than it needs: a
@@ -59,8 +52,6 @@ FOREIGN: RawDocument = {"metadata.library": {"$exists": False}}
 """Selects files of the bucket that other programs wrote."""
 
 
-<<<<<<< HEAD
-=======
 def file_document(
     file: ObjectId, key: Key, *, size: int, chunk_size: int, content_type: str, sha256: str
 ) -> RawDocument:
@@ -75,77 +66,6 @@ def file_document(
     }
 
 
-class GridReader:
-    """A file of the bucket, as its document described it when it was opened. See `storage.backend.Reader`.
-
-    (MongoEngine's own reader returns an early end of file for every failure.)
-    """
-
-    def __init__(
-        self,
-        database: MongoDatabase,
-        info: FileInfo,
-        file: Any,
-        chunk_size: int,
-        sizes: TransferSizes = DEFAULT_SIZES,
-    ) -> None:
-        self.info = info
-        self._database = database
-        self._file = file
-        self._chunk_size = chunk_size
-        chunks = max(1, min(sizes.min_query_size // self._chunk_size, MAX_QUERY_CHUNKS))
-        self.unit = chunks * self._chunk_size
-        self.max_units = max(1, min(sizes.max_query_size // self.unit, MAX_QUERY_CHUNKS // chunks))
-
-    def fileno(self) -> None:
-        """Return None: there is no descriptor."""
-
-    def read(self, start: int, size: int) -> list[bytes]:
-        """Return the bytes of a range. Raises Truncated if a chunk is missing or has a wrong length."""
-        stop = min(start + size, self.info.size)
-        first, last = start // self._chunk_size, (stop - 1) // self._chunk_size
-        with self._database.operation():
-            selected = {"files_id": self._file, "n": {"$gte": first, "$lte": last}}
-            # All in one reply, so that the server keeps no cursor open.
-            count = last - first + 1
-            found = self._database.chunks.find(selected, sort=[("n", 1)], limit=count, batch_size=count)
-            chunks = found.to_list()
-        pieces = self._pieces(chunks, start, stop)
-        per_piece = max(1, MIN_PIECE_SIZE // self._chunk_size)
-        return [b"".join(pieces[i : i + per_piece]) for i in range(0, len(pieces), per_piece)]
-
-    def _pieces(self, chunks: list[RawDocument], start: int, stop: int) -> list[bytes]:
-        position = start
-        pieces = []
-        for number, chunk in enumerate(chunks, start // self._chunk_size):
-            offset = number * self._chunk_size
-            data = chunk.get("data")
-            length = min(self._chunk_size, self.info.size - offset)
-            if chunk["n"] != number or not isinstance(data, bytes) or len(data) != length:
-                break
-            pieces.append(data[position - offset : stop - offset])  # a slice of all bytes makes no copy
-            position = offset + len(data)
-        if position < stop:
-            raise Truncated(f"The database holds only {position} of {self.info.size} bytes of this file.")
-        return pieces
-
-    def read_nowait(self, start: int, size: int) -> None:
-        """Return None: every read queries the database."""
-
-    def is_cached(self, start: int, stop: int) -> bool:
-        return False
-
-    def preload(self, start: int, stop: int) -> None:
-        """Do nothing: there is no descriptor."""
-
-    def close(self) -> None:
-        """Do nothing: no resource is held."""
-
-    def close_nowait(self) -> bool:
-        return True
-
-
->>>>>>> 52fcef4 (Write small uploads to GridFS together, by seven commands)
 class ChunkSenders(ThreadPoolExecutor):
     """Threads that insert chunks, shared by all uploads.
 
