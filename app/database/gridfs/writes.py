@@ -83,7 +83,7 @@ def check_path_conflicts(collection: Documents[RawDocument], key: Key) -> None:
 
 
 def find_path_conflict(collection: Documents[RawDocument], keys: Iterable[Key]) -> RawDocument | None:
-    """Return a document whose path conflicts with one of the keys; None if there is none."""
+    """Return a document whose path conflicts with one of the keys, or None."""
     place = {"folder": True, "filename": True}
     return collection.find_one({"$or": path_conflicts(keys)}, place, hint=BY_KEY)
 
