@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -190,3 +191,23 @@ def test_folder_that_fails_fails_only_the_uploads_into_it(
     assert library.path(Key.at(SHARED, "bad/old.mp4")).read_bytes() == b"old"
     assert library.staging() == []
     assert library.store(b"new", Key.at(SHARED, "bad/new.mp4")).created
+
+
+def test_upload_that_a_group_has_taken_is_not_given_up(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.put(b"old", Key.at(SHARED, "a/old.mp4"))
+    slow = (library.root / "a").stat().st_ino
+    fsync = os.fsync
+
+    def delay(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == slow:
+            time.sleep(0.5)
+        fsync(descriptor)
+
+    monkeypatch.setattr("app.database.sql.engine.BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr(os, "fsync", delay)
+    uploads: list[Upload] = [(f"a/{number}", b"%d" % number, Expect.ABSENT) for number in range(3)]
+    for result, (path, data, _) in zip(store_together(library, *uploads), uploads, strict=True):
+        assert result.result().created
+        check_stored(library, path, data)
