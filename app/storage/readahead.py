@@ -12,7 +12,7 @@ from app.storage.errors import Truncated
 from app.storage.types import Piece
 from app.storage.workers import Pool, wait_for_result, wait_until_done
 
-IN_MEMORY = 32 << 20
+IN_MEMORY = 20 << 20
 """Bytes of files that may be in memory on their way to clients, for all of them together."""
 
 IDLE_S = 0.5
