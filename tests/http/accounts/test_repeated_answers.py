@@ -1,0 +1,135 @@
+"""A repeated answer ends with the credentials of its request, as every other answer does."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from app.accounts.models import hash_secret, now
+from app.accounts.principals import CACHE_TTL_S
+from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
+from tests.http.conftest import RawConnection
+
+QUIET_S = 2.1
+"""Seconds after an upload before the file is opened from the cache, and its answers are repeated."""
+
+Access = Callable[[AccountServer, User], tuple[str, dict[str, str]]]
+"""Returns the query and the header fields of a kind of credential."""
+
+
+def by_link(server: AccountServer, user: User, **more: object) -> tuple[str, dict[str, str]]:
+    return "?" + user.new_link("film.mp4", **more)["url"].rpartition("?")[2], {}
+
+
+ACCESS: dict[str, Access] = {
+    "cookie": lambda server, user: ("", user.headers),
+    "password": lambda server, user: ("", basic(user.email)),
+    "token": lambda server, user: ("", bearer(user.new_token())),
+    "link": by_link,
+}
+
+
+def revoke_token(server: AccountServer, user: User) -> None:
+    for token in user.request("GET", "/account/tokens").json()["items"]:
+        user.request("DELETE", f"/account/tokens/{token['id']}").raise_for_status()
+
+
+def revoke_link(server: AccountServer, user: User) -> None:
+    for link in user.request("GET", "/account/links").json()["items"]:
+        user.request("DELETE", f"/account/links/{link['id']}").raise_for_status()
+
+
+def log_out(server: AccountServer, user: User) -> None:
+    user.request("POST", "/logout").raise_for_status()
+
+
+def change_password(server: AccountServer, user: User) -> None:
+    body = {"password": PASSWORD, "new_password": "another good password"}
+    user.request("POST", "/account/password", json=body).raise_for_status()
+
+
+def delete_account(server: AccountServer, user: User) -> None:
+    user.request("POST", "/account/delete", json={"password": PASSWORD}).raise_for_status()
+
+
+def disable_elsewhere(server: AccountServer, user: User) -> None:
+    server.store.set_disabled(user.account.id, True)
+    time.sleep(CACHE_TTL_S)
+
+
+def log_out_elsewhere(server: AccountServer, user: User) -> None:
+    server.store.sessions.remove(hash_secret(user.session))
+    time.sleep(CACHE_TTL_S)
+
+
+ENDS: list[tuple[str, Callable[[AccountServer, User], None]]] = [
+    ("cookie", log_out),
+    ("cookie", change_password),
+    ("cookie", log_out_elsewhere),
+    ("password", change_password),
+    ("password", delete_account),
+    ("token", revoke_token),
+    ("token", disable_elsewhere),
+    ("link", revoke_link),
+    ("link", disable_elsewhere),
+    ("link", delete_account),
+]
+
+
+def read_repeatedly(
+    server: AccountServer, path: str, query: str, headers: dict[str, str]
+) -> list[tuple[int, bytes]]:
+    """Request a few ranges of a file on one connection; return the statuses and the bodies."""
+    fields = [f"{name}: {value}" for name, value in headers.items()]
+    found = []
+    with closing(RawConnection("127.0.0.1", server.server.port)) as connection:
+        for number in range(5):
+            connection.request("GET", f"/files/{path}{query}", *fields, f"Range: bytes={number}-")
+            response = connection.receive_response()
+            found.append((response.status_code, response.content))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "end"), ENDS, ids=[f"{kind} {end.__name__}" for kind, end in ENDS])
+def test_answers_end_with_credentials(
+    account_server: AccountServer, kind: str, end: Callable[[AccountServer, User], None]
+) -> None:
+    user = account_server.new_user()
+    user.put("film.mp4", b"a film")
+    time.sleep(QUIET_S)
+    query, headers = ACCESS[kind](account_server, user)
+    expected = [(206, b"a film"[start:]) for start in range(5)]
+    assert read_repeatedly(account_server, "film.mp4", query, headers) == expected
+    end(account_server, user)
+    assert {status for status, _ in read_repeatedly(account_server, "film.mp4", query, headers)} <= {401, 403}
+
+
+def test_answer_of_one_account_is_not_repeated_for_another(account_server: AccountServer) -> None:
+    users = [account_server.new_user() for _ in range(2)]
+    for number, user in enumerate(users):
+        user.put("film.mp4", b"film %d" % number)
+    time.sleep(QUIET_S)
+    for _ in range(2):
+        for number, user in enumerate(users):
+            found = read_repeatedly(account_server, "film.mp4", "", basic(user.email))
+            assert found == [(206, (b"film %d" % number)[start:]) for start in range(5)]
+    assert {status for status, _ in read_repeatedly(account_server, "film.mp4", "", {})} == {401}
+
+
+def test_link_is_not_repeated_after_it_expired(account_server: AccountServer) -> None:
+    user = account_server.new_user()
+    user.put("film.mp4", b"a film")
+    time.sleep(QUIET_S)
+    query, headers = by_link(account_server, user)
+    (link,) = user.request("GET", "/account/links").json()["items"]
+    assert read_repeatedly(account_server, "film.mp4", query, headers)[-1] == (206, b"lm")
+    expires_at = now() + timedelta(seconds=2)
+    (known,) = account_server.store.links.list(user.account.id)
+    assert known.id == link["id"]
+    account_server.store.links.remove(known.id)
+    account_server.store.links.add(dataclasses.replace(known, expires_at=expires_at))
+    time.sleep(CACHE_TTL_S + 1)
+    assert {status for status, _ in read_repeatedly(account_server, "film.mp4", query, headers)} == {403}
