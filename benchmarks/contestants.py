@@ -121,6 +121,10 @@ def _ours(place: Place) -> dict[str, object]:
     return {**_QUIET, "SEEKABLE_FILES_DIR": place.films}
 
 
+def _ours_slow_path(place: Place) -> dict[str, object]:
+    return {**_ours(place), "SEEKABLE_FAST_PATH": "false"}
+
+
 def _ours_log(place: Place) -> dict[str, object]:
     return {"SEEKABLE_ACCESS_LOG": "true", "SEEKABLE_FILES_DIR": place.films}
 
@@ -138,6 +142,7 @@ _OURS: dict[str, Any] = {
     "stored": "/files/{}",
 }
 
+SLOW_PATH = "Seekable, no fast path"
 BEFORE, BEFORE_GRIDFS = "Seekable before", "Seekable before, GridFS"
 
 CONTESTANTS = {
@@ -162,6 +167,7 @@ CONTESTANTS = {
         ),
         Contestant("Seekable", _seekable, _ours, **_OURS),
         Contestant("Seekable GridFS", _seekable, _ours_gridfs, gridfs=True, **_OURS),
+        Contestant(SLOW_PATH, _seekable, _ours_slow_path, own_library=True, **_OURS),
         Contestant("Seekable, log", _seekable, _ours_log, own_library=True, **_OURS),
         Contestant(BEFORE, _seekable, _ours, own_library=True, before=True, **_OURS),
         Contestant(

@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.cases import GRID, GRID_TUTORIAL
-from benchmarks.contestants import BEFORE, BEFORE_GRIDFS, ROOT
+from benchmarks.contestants import BEFORE, BEFORE_GRIDFS, ROOT, SLOW_PATH
 from benchmarks.ratios import spread
 from benchmarks.report import Results, goals, markdown, measured, number, quartiles
 from benchmarks.rounds import CaseResult
@@ -62,6 +62,7 @@ RATIOS = [
     Ratio("nginx", "worst of small answers while 16 download", "ping", "worst ms"),
     Ratio("nginx", "upload by PUT", "put", "GB/s"),
     Ratio("nginx, log", "ranges of 64 KiB, 8 clients, logged", "64k-log", "ranges/s", "Seekable, log"),
+    Ratio(SLOW_PATH, "ranges of 64 KiB, 8 clients", "64k", "ranges/s"),
     Ratio("Starlette", "one client, whole films", "one", "GB/s"),
     Ratio("Starlette", "ranges of 64 KiB, 8 clients", "64k", "ranges/s"),
     Ratio("FastAPI form", "upload by form", "form", "GB/s"),
