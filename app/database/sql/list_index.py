@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -12,7 +13,9 @@ from sqlalchemy import (
     Row,
     Select,
     SQLColumnExpression,
+    String,
     and_,
+    bindparam,
     case,
     exists,
     func,
@@ -270,23 +273,38 @@ def folder_names(
     """Yield the names of the folders directly inside, by jumps from one to the next in the index; some occur
     twice. `ignored` selects folders by their files: ignored, not ignored, or (None) all."""
     prefix = f"{folder}/" if folder else ""
-    rows = select(func.min(MediaRow.folder)).where(MediaRow.library == library)
+    given = {
+        "library": library,
+        "prefix": prefix,
+        "length": len(prefix),
+        # No legal name contains "\x01": it sorts after a text and before all legal continuations of it.
+        "start": prefix or "\x01",
+    }
+    if folder:
+        given["end"] = f"{folder}0"  # "0" is the character after "/"
+    query = _folder_jumps(has_end=bool(folder), ignored=ignored)
+    for (path,) in session.connection().execute(query, given):
+        yield path[len(prefix) :].partition("/")[0]
+
+
+@cache
+def _folder_jumps(*, has_end: bool, ignored: bool | None) -> Select[str]:
+    """Return the query of `folder_names`. Building it takes longer than answering it, in most folders."""
+    rows = select(func.min(MediaRow.folder)).where(MediaRow.library == bindparam("library"))
     if ignored is not None:
         rows = rows.where(MediaRow.ignored == ignored)
-    if folder:
-        rows = rows.where(MediaRow.folder < f"{folder}0")  # "0" is the character after "/"
-    # No legal name contains "\x01": it sorts after a text and before all legal continuations of it.
-    found = select(rows.where(MediaRow.folder >= (prefix or "\x01")).scalar_subquery().label("folder")).cte(
-        "found", recursive=True
-    )
-    rest = func.substr(found.c.folder, len(prefix) + 1)
+    if has_end:
+        rows = rows.where(MediaRow.folder < bindparam("end"))
+    first = rows.where(MediaRow.folder >= bindparam("start")).scalar_subquery()
+    found = select(first.label("folder")).cte("found", recursive=True)
+    rest = func.substr(found.c.folder, bindparam("length", type_=Integer) + 1)
     slash = TextPosition(rest, "/")
     # `name-2` may sort between `name` and `name/…`, so a jump can only skip the inside of a folder.
+    prefix = bindparam("prefix", type_=String)
     skipped = case(
-        (slash > 0, literal(prefix).concat(func.substr(rest, 1, slash - 1)).concat("0")),
+        (slash > 0, prefix.concat(func.substr(rest, 1, slash - 1)).concat("0")),
         else_=found.c.folder.concat("\x01"),
     )
     following = rows.where(MediaRow.folder >= skipped).correlate(found).scalar_subquery()
     found = found.union_all(select(following).where(found.c.folder.is_not(None)))
-    for (path,) in session.execute(select(found.c.folder).where(found.c.folder.is_not(None))):
-        yield path[len(prefix) :].partition("/")[0]
+    return select(found.c.folder).where(found.c.folder.is_not(None))
