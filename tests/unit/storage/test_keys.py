@@ -1,6 +1,10 @@
 """Refused names: the message quotes the invalid part and gives a remedy."""
 
+import unicodedata
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, normalize_folder
@@ -46,3 +50,52 @@ def test_message_quotes_filename_with_slash() -> None:
 def test_message_quotes_folder() -> None:
     with pytest.raises(InvalidName, match=r"“\.\.” cannot be the name"):
         normalize_folder("films/..")
+
+
+_PARTS = st.sampled_from(
+    ["a", ".", "/", "é", "e\u0301", "\\", "\n", "\x7f", "\x9f", "\xa0", ".seekable", "x" * 130, "é" * 64]
+)
+
+
+def is_legal(path: str) -> bool:
+    """Return whether a path is legal, by the rules one after the other."""
+    segments = path.split("/")
+    return (
+        len(path.encode()) <= 1024
+        and len(segments) <= 32
+        and unicodedata.normalize("NFC", path) == path
+        and not {"", ".", ".."}.intersection(segments)
+        and segments[0] != ".seekable"
+        and all(len(segment.encode()) <= 255 for segment in segments)
+        and not any(character == "\\" or unicodedata.category(character) == "Cc" for character in path)
+    )
+
+
+@given(st.lists(_PARTS, max_size=70).map("".join))
+@example("/".join("a" * 32))
+@example("/".join("a" * 33))
+@example("a/" * 127 + "a")
+def test_key_is_valid_by_the_rules_only(path: str) -> None:
+    folder, slash, filename = path.rpartition("/")
+    if slash and not folder:  # no folder has this name
+        return
+    try:
+        Key(SHARED, folder, filename)
+    except InvalidName:
+        assert not is_legal(path)
+    else:
+        assert is_legal(path)
+
+
+def test_key_refuses_exactly_the_control_characters() -> None:
+    """In short names, and in long ones, which are checked in another way."""
+    for folder in ("", "x" * 250):
+        refused = set()
+        for character in map(chr, range(0x3000)):
+            try:
+                Key(SHARED, folder, f"a{character}b-long-name")
+            except InvalidName as error:
+                if "control character" in str(error):
+                    refused.add(character)
+        everything = map(chr, range(0x3000))
+        assert refused == {each for each in everything if unicodedata.category(each) == "Cc"}
