@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 from sqlalchemy import event, make_url
 from sqlalchemy.orm import Session
 
+from app.database import paging
 from app.database.paging import PAGE_LIMITS, PageLimits
 from app.database.sql.engine import Database
-from app.database.sql.list_index import end_of
+from app.database.sql.list_index import SqlListIndex, end_of
 from app.database.sql.opening import migrate
+from app.database.sql.schema import FIELD_COLUMNS, INFO_COLUMNS, parse_info
 from app.database.sql.sqlite import Sqlite
 from app.storage import cursors
 from app.storage.cursors import Position
-from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
+from app.storage.types import SHARED, FileFields, FileInfo, Key, Listing, Sort
 from tests.support import model
 from tests.unit.database.list_indexes import FREQUENT_MATCHES, IN_INDEX_ORDER, NEVER_SORT, info, row, sql_page
 
@@ -210,3 +213,27 @@ def test_end_of_returns_upper_bound_of_prefix(prefix: str, end: str | None) -> N
     if end is not None:
         longest = (prefix + "\U0010ffff" * 9).encode()
         assert prefix.encode() < longest < end.encode()
+
+
+TIMES = [datetime(2026, 12, 1, 12, 0, 0, microsecond, UTC) for microsecond in (0, 1, 100_000, 999_999)]
+
+
+def test_fields_of_rows_equal_those_of_file_infos(tmp_path: Path) -> None:
+    """The hash of a doubtful file is unknown, and times have no fraction at a whole second."""
+    with empty(tmp_path) as database, database.writing() as session:
+        for number, time in enumerate(TIMES):
+            for doubtful in (False, True):
+                media = row(Key(SHARED, "f", f"{number}{doubtful}"), 2 * number + doubtful, 1, "video/mp4")
+                media.created_at, media.updated_at, media.sha256 = time, time, "ab" * 32
+                media.doubtful = doubtful
+                session.add(media)
+        session.flush()
+        for sort in Sort:
+            listing = Listing(SHARED, "f", sort=sort)
+            read = [
+                paging.page(SqlListIndex(session, listing, columns), cursor=None, limit=7)
+                for columns in (FIELD_COLUMNS, INFO_COLUMNS)
+            ]
+            (fields, cursor), (infos, same_cursor) = read
+            assert [*map(tuple, fields)] == [FileFields.of(parse_info(one)) for one in infos]
+            assert cursor == same_cursor is not None
