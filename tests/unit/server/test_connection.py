@@ -439,3 +439,67 @@ async def test_every_waiting_receive_returns_when_client_leaves() -> None:
         writer.close()
         await ended.wait()
     assert received == ["http.disconnect"] * 4
+
+
+@pytest.mark.parametrize(
+    ("method", "begins", "refusal"),
+    [("GET", False, b"HTTP/1.1 400 "), ("GET", True, b""), ("PUT", False, b""), ("PUT", True, b"")],
+)
+async def test_refusal_is_not_sent_where_client_would_take_it_for_a_response(
+    method: str, begins: bool, refusal: bytes
+) -> None:
+    """It would be read as the body of a begun response, or as the outcome of a change that may be made."""
+    runs = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        if begins:
+            await send(start(FIVE))
+            await send(piece(b"ab", more=True))
+        runs.set()
+        assert (await receive())["type"] == "http.disconnect"
+
+    async with serving(app) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request(f"{method} /"))
+        await runs.wait()
+        if begins:
+            assert (await reader.readuntil(b"\r\n\r\nab")).startswith(BEGUN)
+        writer.write(b"nonsense\r\n\r\n")
+        response = b""
+        with suppress(ConnectionError):
+            response = await reader.read()
+        assert response.startswith(refusal)
+        assert bool(response) == bool(refusal)
+        writer.close()
+
+
+async def test_bodies_are_read_only_as_fast_as_the_application_reads() -> None:
+    """The body is shorter than those that bypass the parser, and is sent in many segments."""
+    size, reads = 250_000, asyncio.Event()
+    received: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await reads.wait()
+        received.append(len(await read_all(receive)))
+        await send(start(FIVE))
+        await send(piece(b"abcde"))
+
+    async with serving(app) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("PUT /", f"Content-Length: {size}"))
+        connection = None
+        for _ in range(size // 10_000):
+            writer.write(bytes(10_000))
+            before = -1
+            while connection is None or connection.received != before:
+                connection = service.connections[-1] if service.connections else None
+                before = connection.received if connection is not None else -1
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+        assert connection is not None
+        assert connection.received < size
+        reads.set()
+        assert (await reader.readuntil(b"abcde")).startswith(BEGUN)
+        assert received == [size]
+        writer.close()
