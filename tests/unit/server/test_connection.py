@@ -503,3 +503,55 @@ async def test_bodies_are_read_only_as_fast_as_the_application_reads() -> None:
         assert (await reader.readuntil(b"abcde")).startswith(BEGUN)
         assert received == [size]
         writer.close()
+
+
+async def test_every_loop_over_receive_ends_when_client_leaves() -> None:
+    ended = asyncio.Event()
+    pieces = asyncio.Semaphore(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def loop() -> None:
+            while (await receive())["type"] == "http.request":
+                pieces.release()
+
+        await asyncio.gather(loop(), loop(), loop())
+        ended.set()
+
+    async with serving(app) as service, asyncio.timeout(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("PUT /", LENGTH))
+        for byte in b"1234":
+            writer.write(bytes([byte]))
+            await pieces.acquire()
+        writer.close()
+        await ended.wait()
+
+
+@pytest.mark.parametrize(("waiting", "status"), [(100, b"200"), (101, b"429")])
+async def test_too_many_pipelined_requests_get_429(waiting: int, status: bytes) -> None:
+    """One request is answered while the others wait."""
+    runs, ends = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        runs.set()
+        await ends.wait()
+        await send(start(FIVE))
+        await send(piece(b"abcde"))
+
+    async with serving(app) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("GET /"))
+        await runs.wait()
+        writer.write(NEXT * waiting)
+        if status == b"429":
+            refusal = await reader.readuntil(b"\r\n")
+            ends.set()
+            assert refusal.startswith(b"HTTP/1.1 429 ")
+        connection = service.connections[-1]
+        while status == b"200" and connection.received < len(request("GET /") + NEXT * waiting):
+            await asyncio.sleep(0)
+        ends.set()
+        if status == b"200":
+            for _ in range(waiting + 1):
+                assert (await reader.readuntil(b"abcde")).startswith(BEGUN)
+        writer.close()
