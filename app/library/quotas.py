@@ -1,29 +1,110 @@
 """Quotas: how many bytes the files of an account may have together."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from app.accounts.errors import NotSignedIn
 from app.accounts.models import Account
 from app.storage.contract import Storage, find_file
 from app.storage.types import FileInfo, Key
+from app.storage.workers import wait_until_done
+
+MAX_SHARED_S = 1.0
+"""Seconds for which uploads may join those that share a library. Then others get their turn."""
+
+Acquire = Callable[[str], AbstractAsyncContextManager[None]]
+"""Holds a lease of this name among all processes."""
 
 
 class QuotaExceeded(Exception):
     """The files of the account would exceed its quota. The message may be shown to the client."""
 
 
-@dataclass
+class _Sharers:
+    """Uploads that hold a library together. One task acquires the lease for all of them, and releases it."""
+
+    def __init__(self, hold: AbstractAsyncContextManager[None]) -> None:
+        self.count = 0
+        self.is_open = True
+        """Whether others may join."""
+        self._left = asyncio.Event()
+        self._held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closes_at: float | None = None  # while the lease is awaited, all may join
+        self._task = asyncio.create_task(self._hold_until_all_left(hold))
+
+    def may_join(self) -> bool:
+        return self.is_open and (self._closes_at is None or time.monotonic() < self._closes_at)
+
+    async def wait_until_held(self) -> None:
+        """Raises HeldElsewhere, StorageUnavailable."""
+        await asyncio.wait([self._held])
+        self._held.result()
+
+    async def leave(self) -> None:
+        """Give up one part. The last one waits until the library is free."""
+        self.count -= 1
+        if self.count:
+            return
+        self.is_open = False
+        self._left.set()
+        if not self._held.done():
+            self._task.cancel()
+        await wait_until_done(self._task)
+
+    async def _hold_until_all_left(self, hold: AbstractAsyncContextManager[None]) -> None:
+        try:
+            async with hold:
+                self._closes_at = time.monotonic() + MAX_SHARED_S
+                self._held.set_result(None)
+                await self._left.wait()
+        except Exception as error:
+            self.is_open = False
+            if self._held.done():
+                raise
+            self._held.set_exception(error)
+        finally:
+            self._held.cancel()  # does nothing unless this task was cancelled first
+
+
 class _Library:
     """The uploads that are on their way into a library of this process."""
 
-    lock: asyncio.Lock
-    """Held while one of them is stored."""
-    reserved: int = 0
-    """Bytes of all of them."""
+    def __init__(self, name: str, acquire: Acquire) -> None:
+        self.reserved = 0
+        """Bytes of all of them."""
+        self._name = name
+        self._acquire = acquire
+        self._lock = asyncio.Lock()  # of the tasks that wait in this process, one at a time asks the database
+        self._sharers: _Sharers | None = None
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Hold the library while no other task of any process does. Raises HeldElsewhere."""
+        if self._sharers is not None:
+            self._sharers.is_open = False  # or they would keep the library for as long as others join them
+        async with self._hold():
+            yield
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Hold the library, perhaps together with others of this process. Raises HeldElsewhere."""
+        if self._sharers is None or not self._sharers.may_join():
+            self._sharers = _Sharers(self._hold())
+        sharers = self._sharers
+        sharers.count += 1
+        try:
+            await sharers.wait_until_held()
+            yield
+        finally:
+            await sharers.leave()
+
+    @asynccontextmanager
+    async def _hold(self) -> AsyncIterator[None]:
+        async with self._lock, self._acquire(f"library {self._name}"):
+            yield
 
 
 class Quotas:
@@ -40,7 +121,7 @@ class Quotas:
         *,
         default: int | None,
         may_store: Callable[[str], Awaitable[bool]],
-        acquire: Callable[[str], AbstractAsyncContextManager[None]],
+        acquire: Acquire,
     ) -> None:
         self._storage = storage
         self._default = default
@@ -74,14 +155,13 @@ class Quotas:
     async def exclusive(self, library: str) -> AsyncIterator[None]:
         """Keep other uploads, of any process, from being stored in the library. Raises HeldElsewhere."""
         held = self._library(library)  # the variable keeps the weak entry, and so the lock, alive
-        # Of the tasks that wait in this process, one at a time asks the database.
-        async with held.lock, self._acquire(f"library {library}"):
+        async with held.alone():
             yield
 
     def _library(self, name: str) -> _Library:
         library = self._libraries.get(name)
         if library is None:
-            library = self._libraries[name] = _Library(asyncio.Lock())
+            library = self._libraries[name] = _Library(name, self._acquire)
         return library
 
     async def _check(self, account: Account, key: Key, size: int) -> None:
@@ -118,8 +198,12 @@ class QuotaReservation:
 
     @asynccontextmanager
     async def storing(self, key: Key, size: int) -> AsyncIterator[None]:
-        """Hold the library while the upload is stored. Raises QuotaExceeded if it does not fit."""
-        async with self._quotas.exclusive(key.library):
+        """Hold the library while the upload is stored. Raises QuotaExceeded if it does not fit.
+
+        Uploads without a quota share it, so that small ones can be committed together.
+        """
+        library = self._quotas._library(key.library)
+        async with library.shared() if self._quota is None else library.alone():
             await self._quotas._check(self._account, key, size)
             yield
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,15 +24,18 @@ pytestmark = pytest.mark.anyio
 ANNA, BEN = (new_account(f"{name}@example.org", "a hash") for name in ("anna", "ben"))
 
 
-@asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quotas]]:
+def new_quotas(stores: Stores) -> Quotas:
     async def may_store(_: str) -> bool:
         return True
 
+    return Quotas(stores.storage, default=None, may_store=may_store, acquire=stores.leases.acquire)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quotas]]:
     async with open_stores(settings) as stores:
         library = Library(stores.storage, ChangeFeed())
-        quotas = Quotas(stores.storage, default=None, may_store=may_store, acquire=stores.leases.acquire)
-        yield stores, library, quotas
+        yield stores, library, new_quotas(stores)
 
 
 @pytest.fixture
@@ -40,23 +43,132 @@ def settings(tmp_path: Path, new_library: NewLibrary) -> Settings:
     return Settings(files_dir=tmp_path, **new_library())
 
 
-@each_backend
-async def test_upload_waits_while_another_task_holds_the_library(settings: Settings) -> None:
-    async with opened(settings) as (_, _, quotas):
-        stored = asyncio.Event()
+class Uploads:
+    """Uploads of Anna that are being stored until each is told to end."""
+
+    def __init__(self, quotas: Quotas, account: Account = ANNA) -> None:
+        self._quotas = quotas
+        self._account = account
+        self._tasks: list[tuple[asyncio.Task[None], asyncio.Event, asyncio.Event]] = []
+
+    def begin(self) -> None:
+        entered, may_end = asyncio.Event(), asyncio.Event()
 
         async def store() -> None:
             async with (
-                quotas.reserve(ANNA) as reservation,
-                reservation.storing(Key(ANNA.library, "", "film.mp4"), 1),
+                self._quotas.reserve(self._account) as reservation,
+                reservation.storing(Key(self._account.library, "", "film.mp4"), 1),
             ):
-                stored.set()
+                entered.set()
+                await may_end.wait()
 
+        self._tasks.append((asyncio.create_task(store()), entered, may_end))
+
+    async def wait_until_stored(self, number: int) -> None:
+        await asyncio.wait_for(self._tasks[number][1].wait(), 5)
+
+    async def is_waiting(self, number: int) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._tasks[number][1].wait(), 0.2)
+        return not self._tasks[number][1].is_set()
+
+    async def end(self, number: int) -> None:
+        task, _, may_end = self._tasks[number]
+        may_end.set()
+        await asyncio.wait_for(task, 5)
+
+    async def cancel(self, number: int) -> None:
+        task, _, _ = self._tasks[number]
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@each_backend
+async def test_upload_waits_while_another_task_holds_the_library(settings: Settings) -> None:
+    async with opened(settings) as (_, _, quotas):
+        uploads = Uploads(quotas)
         async with quotas.exclusive(ANNA.library):
-            storing = asyncio.create_task(store())
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(stored.wait()), 0.2)
-        await asyncio.wait_for(storing, 5)
+            uploads.begin()
+            assert await uploads.is_waiting(0)
+        await uploads.end(0)
+
+
+@each_backend
+async def test_uploads_without_quota_are_stored_together(settings: Settings) -> None:
+    async with opened(settings) as (_, _, quotas):
+        uploads = Uploads(quotas)
+        for number in range(3):
+            uploads.begin()
+            await uploads.wait_until_stored(number)
+        for number in (1, 0, 2):  # the first one does not have to stay
+            await uploads.end(number)
+        uploads.begin()
+        await uploads.end(3)
+
+
+async def test_uploads_with_quota_are_stored_one_after_another(settings: Settings) -> None:
+    async with opened(settings) as (_, _, quotas):
+        uploads = Uploads(quotas, replace(ANNA, quota=1000))
+        uploads.begin()
+        uploads.begin()
+        await uploads.wait_until_stored(0)
+        assert await uploads.is_waiting(1)
+        await uploads.end(0)
+        await uploads.end(1)
+
+
+@each_backend
+@pytest.mark.parametrize("same_process", [True, False])
+async def test_holder_of_library_waits_for_uploads_and_later_ones_wait_for_it(
+    settings: Settings, same_process: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not same_process:  # as when the uploads have shared the library for long
+        monkeypatch.setattr("app.library.quotas.MAX_SHARED_S", 0)
+    async with opened(settings) as (stores, _, quotas):
+        uploads = Uploads(quotas)
+        uploads.begin()
+        await uploads.wait_until_stored(0)
+        held, may_end = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            other = quotas if same_process else new_quotas(stores)  # of another process
+            async with other.exclusive(ANNA.library):
+                held.set()
+                await may_end.wait()
+
+        holding = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        uploads.begin()
+        assert await uploads.is_waiting(1)
+        assert not held.is_set()
+        await uploads.end(0)
+        if same_process:  # in another, the lease goes to the first that asks
+            await asyncio.wait_for(held.wait(), 5)
+            assert await uploads.is_waiting(1)
+        may_end.set()
+        await uploads.end(1)
+        await asyncio.wait_for(holding, 5)
+
+
+@each_backend
+async def test_upload_that_is_cancelled_keeps_no_hold(settings: Settings) -> None:
+    async with opened(settings) as (_, _, quotas):
+        uploads = Uploads(quotas)
+        async with quotas.exclusive(ANNA.library):
+            for _ in range(3):
+                uploads.begin()
+            assert await uploads.is_waiting(2)
+            await uploads.cancel(0)
+        await uploads.wait_until_stored(1)
+        await uploads.cancel(1)
+        await uploads.end(2)
+        async with asyncio.timeout(5), quotas.exclusive(ANNA.library):
+            uploads.begin()
+            assert await uploads.is_waiting(3)
+            await uploads.cancel(3)
+        async with asyncio.timeout(5), quotas.exclusive(ANNA.library):
+            pass
 
 
 @each_backend
