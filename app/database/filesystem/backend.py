@@ -333,9 +333,7 @@ class FilesystemBackend:
         is_utf8: bool | None = None,
     ) -> Committed:
         assert isinstance(writer, StagedFile)
-        stat = writer.seal()
-        if stat.size != size:
-            raise StorageUnavailable("The disk has lost a part of the upload. Upload the file again.")
+        stat = _sealed(writer, size)
         with _naming(key), self.reconciling() as reconciler:
             row = reconciler.reconcile(key)
             check_row(key, row, expect)
@@ -383,7 +381,8 @@ class FilesystemBackend:
         committed = None
         if origin is None:  # the row of a copy depends on others
             with _staged(self.disk, data) as staged:
-                committed = self._group_commit.commit(SmallUpload(key, staged, staged.seal(), **details))
+                stat = _sealed(staged, len(data))
+                committed = self._group_commit.commit(SmallUpload(key, staged, stat, **details))
         if committed is None:
             with _staged(self.disk, data) as staged:
                 committed = self.commit(key, staged, size=len(data), origin=origin, **details)
@@ -527,6 +526,14 @@ def _staged(disk: Disk, data: bytes) -> Iterator[StagedFile]:
         yield staged
     finally:
         staged.discard()
+
+
+def _sealed(staged: StagedFile, size: int) -> FileStat:
+    """Make the bytes durable and return the status. Raises StorageUnavailable unless all are there."""
+    stat = staged.seal()
+    if stat.size != size:
+        raise StorageUnavailable("The disk has lost a part of the upload. Upload the file again.")
+    return stat
 
 
 @contextmanager

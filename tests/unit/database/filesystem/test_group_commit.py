@@ -193,6 +193,27 @@ def test_folder_that_fails_fails_only_the_uploads_into_it(
     assert library.store(b"new", Key.at(SHARED, "bad/new.mp4")).created
 
 
+def test_upload_of_which_the_disk_lost_a_part_fails_alone(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def lose(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == len(b"long film"):
+            os.ftruncate(descriptor, 4)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", lose)
+    with ThreadPoolExecutor(2) as pool:
+        bad = pool.submit(library.store, b"long film", Key.at(SHARED, "a/bad.mp4"), Expect.ANY)
+        good = pool.submit(library.store, b"film", Key.at(SHARED, "a/good.mp4"), Expect.ANY)
+    with pytest.raises(StorageUnavailable):
+        bad.result()
+    assert good.result().created
+    assert [path.name for path in (library.root / "a").iterdir()] == ["good.mp4"]
+    assert library.staging() == []
+
+
 def test_upload_that_a_group_has_taken_is_not_given_up(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
