@@ -122,6 +122,8 @@ def join_chunks(body: mmap, size: int, wanted: ChunkRange) -> memoryview | None:
         data = position + len(before) + 12 + len(after)  # 12 bytes: the id of the chunk, which may be any
         if body[position : position + len(before)] != before or body[data - len(after) : data] != after:
             return None
+        if data + length >= size:
+            return None
         used = max(wanted.start - offset, 0)
         count = min(wanted.stop - offset, length) - used
         body.move(out, data + used, count)
