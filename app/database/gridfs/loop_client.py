@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bson import Binary
+from pymongo import ssl_support
 from pymongo.topology_description import TopologyDescription
 
 from app.database.gridfs import scram
@@ -80,11 +81,13 @@ log = logging.getLogger(__name__)
 
 def can_follow(options: Mapping[str, Any], user: str | None) -> bool:
     """Return whether connections here can do what a URL demands. The names of the options are lower case."""
-    mechanism = options.get("authmechanism")
+    mechanism, tls = options.get("authmechanism"), bool(options.get("tls"))
     return (
         set(options) <= _OPTIONS
         and (mechanism is None or (mechanism in (scram.SHA_1, scram.SHA_256) and bool(user)))
-        and (bool(options.get("tls")) or not _TLS_OPTIONS & set(options))
+        and (tls or not _TLS_OPTIONS & set(options))
+        # With PyOpenSSL, the driver asks whether a certificate was revoked (OCSP), which `ssl` cannot.
+        and not (tls and ssl_support.HAVE_PYSSL)
     )
 
 

@@ -191,6 +191,14 @@ def test_options_decide_who_reads(options: dict[str, Any], user: str | None, exp
     assert can_follow(options, user) == expected
 
 
+def test_driver_reads_over_tls_if_it_can_check_for_revoked_certificates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pymongo.ssl_support.HAVE_PYSSL", True)
+    assert not can_follow({"tls": True}, None)
+    assert can_follow({}, None)
+
+
 # Broken replies
 
 
