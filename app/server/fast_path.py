@@ -224,13 +224,13 @@ class FastPath:
                 return
             values.append(client_id or exchange.id.encode())
         template = template_of(head, values, size)
-        if template is None:
+        now = time.monotonic()
+        if template is None or permission["until"] <= now:
             return
         self._forget(key)
         is_direct = exchange.scope["client"] == connection.client
         self._answers[key] = Answer(exchange, permission, template, weight, is_direct=is_direct)
         self._bytes += weight
-        now = time.monotonic()
         while self._bytes > self._max_bytes or self._oldest().until <= now:
             self._forget(next(iter(self._answers)))
 

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from app.server.deadlines import BodyRate, ConnectionState, StepTimer, WaitingFor, awaited_step
 from app.server.exchange import Exchange, Instrumentation, PartialResponse, request_id, reset
-from app.server.fast_path import Answer, FastPath, divide, ends_of
+from app.server.fast_path import MAX_HEAD, Answer, FastPath, divide, ends_of
 from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
 from app.server.http1 import (
     END,
@@ -155,7 +155,8 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
         fast_path, divided = self._fast_path, None
-        if fast_path is not None and self._current is None and not self._parser.receiving:
+        is_idle = self._current is None and not self._parser.receiving
+        if fast_path is not None and is_idle and len(data) <= MAX_HEAD:
             divided = divide(self.ends, data)
             if not self.transport.get_write_buffer_size() and fast_path.respond(self, divided):
                 return
@@ -174,7 +175,9 @@ class HttpConnection(asyncio.Protocol):
             elif isinstance(event, WebSocketHandshake):
                 self._switch_to_websocket(event)
                 return
-        if fast_path and divided and self._current and len(events) == 2 and events[1] is END:  # one request
+        # The segment was one request, and not the beginning of the next one, which a repetition would lose.
+        is_one = len(events) == 2 and events[1] is END and not self._parser.receiving
+        if fast_path is not None and divided is not None and self._current is not None and is_one:
             self._current.accept_permission(partial(fast_path.keep, divided, self))
         if self._parser.remaining > LONG_BODY and self.scheme == "http" and not self.transport.is_closing():
             self.transport.set_protocol(BodyReader(self, self._parser.remaining))

@@ -3,15 +3,17 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 
 import pytest
 
 from app.accounts.models import hash_secret, now
 from app.accounts.principals import CACHE_TTL_S
+from app.streaming.file_response import REPEATABLE_S
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
 from tests.http.conftest import RawConnection
+from tests.support import noise
 
 QUIET_S = 2.1
 """Seconds after an upload before the file is opened from the cache, and its answers are repeated."""
@@ -133,3 +135,42 @@ def test_link_is_not_repeated_after_it_expired(account_server: AccountServer) ->
     account_server.store.links.add(dataclasses.replace(known, expires_at=expires_at))
     time.sleep(CACHE_TTL_S + 1)
     assert {status for status, _ in read_repeatedly(account_server, "film.mp4", query, headers)} == {403}
+
+
+def test_range_is_sent_when_session_is_recorded_as_used(account_server: AccountServer) -> None:
+    """Then the session has to be looked up again: its answer must not be kept, and no other is."""
+    user = account_server.new_user()
+    user.put("film.mp4", b"a film")
+    time.sleep(QUIET_S)
+    expected = [(206, b"a film"[start:]) for start in range(5)]
+    assert read_repeatedly(account_server, "film.mp4", "", user.headers) == expected
+    time.sleep(REPEATABLE_S)
+    secret = account_server.new_session(user.account, age=timedelta(hours=2))
+    assert read_repeatedly(account_server, "film.mp4", "", account_server.cookie(secret)) == expected
+
+
+def test_rest_of_repeated_answer_ends_with_credentials(account_server: AccountServer) -> None:
+    user = account_server.new_user()
+    film = noise(12_000_000)
+    user.put("film.mp4", film)
+    time.sleep(QUIET_S)
+    token = user.new_token()
+    (field,) = (f"{name}: {value}" for name, value in bearer(token).items())
+    (known,) = account_server.store.tokens.list(user.account.id)
+    with closing(RawConnection("127.0.0.1", account_server.server.port, 4096)) as connection:
+        for start in range(3):  # the first opens the file, the second is kept
+            connection.request("GET", "/files/film.mp4", field, f"Range: bytes={start}-9")
+            assert connection.receive_response().content == film[start:10]
+        connection.request("GET", "/files/film.mp4", field, "Range: bytes=1-")
+        connection.receive_more(100)
+        since = account_server.server.logged()
+        account_server.store.tokens.remove(known.id)
+        deadline = time.monotonic() + 10
+        while "its caller was revoked" not in account_server.server.log(since):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        received = 0
+        with suppress(ConnectionResetError):
+            while data := connection.socket.recv(1 << 20):
+                received += len(data)
+        assert received < len(film)
