@@ -39,6 +39,12 @@ _NO_FAULTS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOME
 Sync = Callable[[int], None]
 """Makes the folder of this descriptor durable, now or later."""
 
+
+def sync_now(folder: int) -> None:
+    """Make the folder of this descriptor durable. Raises OSError."""
+    os.fsync(folder)
+
+
 EntryType = Literal["file", "folder", "link", "other"]
 
 
@@ -341,12 +347,12 @@ class Disk:
         raise ReadOnly
 
     def created(
-        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+        self, staged: StagedFile, path: DiskPath, sync: Sync = sync_now
     ) -> AbstractContextManager[os.stat_result | None]:
         raise ReadOnly
 
     def replaced(
-        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+        self, staged: StagedFile, path: DiskPath, sync: Sync = sync_now
     ) -> AbstractContextManager[os.stat_result | None]:
         raise ReadOnly
 

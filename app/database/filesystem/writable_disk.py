@@ -15,7 +15,16 @@ from dataclasses import asdict, dataclass
 from uuid import uuid4
 
 from app.database.filesystem import posix
-from app.database.filesystem.disk import ID, MOVE_INTENT, Disk, Sync, check_encoding, lock, map_read_errors
+from app.database.filesystem.disk import (
+    ID,
+    MOVE_INTENT,
+    Disk,
+    Sync,
+    check_encoding,
+    lock,
+    map_read_errors,
+    sync_now,
+)
 from app.database.filesystem.posix import DiskPath, Root, inode_id, make_private, map_os_errors, umask
 from app.database.filesystem.staging import Reserve, StagedFile, hold, sweep
 from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable
@@ -237,7 +246,7 @@ class WritableDisk(Disk):
 
     @contextmanager
     def created(
-        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+        self, staged: StagedFile, path: DiskPath, sync: Sync = sync_now
     ) -> Generator[os.stat_result | None]:
         """Give the staged file this path. Raises AlreadyExists."""
         with map_os_errors():
@@ -260,7 +269,7 @@ class WritableDisk(Disk):
 
     @contextmanager
     def replaced(
-        self, staged: StagedFile, path: DiskPath, sync: Sync = os.fsync
+        self, staged: StagedFile, path: DiskPath, sync: Sync = sync_now
     ) -> Generator[os.stat_result | None]:
         """Replace the file at the path by the staged file."""
         parent, name = path[:-1], path[-1]

@@ -125,15 +125,15 @@ def test_every_rule_has_a_test_case() -> None:
 @pytest.mark.parametrize(
     ("descriptors", "chosen", "levels"),
     [
-        (856, {}, []),
-        (855, {}, [NOTE]),
+        (920, {}, []),
+        (919, {}, [NOTE]),
         (float("inf"), {}, []),
-        (30_256, {"max_sockets": 10_000}, []),
-        (30_255, {"max_sockets": 10_000}, [NOTE]),
-        (30_256, {"max_connections": 9_999}, [NOTE]),
-        (30_256, {"max_connections": 10_001}, [FIX]),
-        (3_256, {"max_connections": 1_001, "max_sockets": 10}, [FIX]),
-        (3_256, {"max_connections": 1_000, "max_sockets": 10}, []),
+        (30_320, {"max_sockets": 10_000}, []),
+        (30_319, {"max_sockets": 10_000}, [NOTE]),
+        (30_320, {"max_connections": 9_999}, [NOTE]),
+        (30_320, {"max_connections": 10_001}, [FIX]),
+        (3_320, {"max_connections": 1_001, "max_sockets": 10}, [FIX]),
+        (3_320, {"max_connections": 1_000, "max_sockets": 10}, []),
     ],
 )
 def test_descriptor_limit_must_suffice_for_connections(
