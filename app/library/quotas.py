@@ -107,6 +107,33 @@ class _Library:
             yield
 
 
+class _LookUps:
+    """Look-ups of accounts, each shared by all that asked for it before it began."""
+
+    def __init__(self, may_store: Callable[[str], Awaitable[bool]]) -> None:
+        self._may_store = may_store
+        self._next: dict[str, asyncio.Task[bool]] = {}
+        self._current: dict[str, asyncio.Task[bool]] = {}
+
+    async def may_store(self, account_id: str) -> bool:
+        """Return the result of a look-up that begins after this call."""
+        look_up = self._next.get(account_id)
+        if look_up is None:
+            current = self._current.get(account_id)
+            look_up = self._next[account_id] = asyncio.create_task(self._begin_after(current, account_id))
+        return await asyncio.shield(look_up)
+
+    async def _begin_after(self, current: asyncio.Task[bool] | None, account_id: str) -> bool:
+        if current is not None:
+            await asyncio.wait([current])
+        look_up = self._current[account_id] = self._next.pop(account_id)
+        try:
+            return await self._may_store(account_id)
+        finally:
+            if self._current.get(account_id) is look_up:
+                del self._current[account_id]
+
+
 class Quotas:
     """Admits uploads that fit, and checks again when each is stored, because several may be admitted at once.
 
@@ -125,7 +152,7 @@ class Quotas:
     ) -> None:
         self._storage = storage
         self._default = default
-        self._may_store = may_store
+        self._look_ups = _LookUps(may_store)
         self._acquire = acquire
         self._libraries: WeakValueDictionary[str, _Library] = WeakValueDictionary()
 
@@ -165,7 +192,7 @@ class Quotas:
         return library
 
     async def _check(self, account: Account, key: Key, size: int) -> None:
-        if not await self._may_store(account.id):
+        if not await self._look_ups.may_store(account.id):
             raise NotSignedIn("Your account no longer exists, or is disabled. Ask the administrator.")
         quota = self.of(account)
         if quota is None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.accounts.errors import NotSignedIn
 from app.accounts.models import Account, Destination, new_account
 from app.database import Stores, open_stores
 from app.events.feed import ChangeFeed
@@ -24,10 +25,11 @@ pytestmark = pytest.mark.anyio
 ANNA, BEN = (new_account(f"{name}@example.org", "a hash") for name in ("anna", "ben"))
 
 
-def new_quotas(stores: Stores) -> Quotas:
-    async def may_store(_: str) -> bool:
-        return True
+async def always(_: str) -> bool:
+    return True
 
+
+def new_quotas(stores: Stores, may_store: Callable[[str], Awaitable[bool]] = always) -> Quotas:
     return Quotas(stores.storage, default=None, may_store=may_store, acquire=stores.leases.acquire)
 
 
@@ -105,6 +107,37 @@ async def test_uploads_without_quota_are_stored_together(settings: Settings) -> 
             await uploads.end(number)
         uploads.begin()
         await uploads.end(3)
+
+
+async def test_no_upload_is_stored_after_a_look_up_that_began_before_it(settings: Settings) -> None:
+    """Those that wait at the same time share the next one."""
+    is_active, asked, may_answer = True, 0, asyncio.Event()
+
+    async def may_store(_: str) -> bool:
+        nonlocal asked
+        asked += 1
+        answer = is_active
+        await may_answer.wait()
+        return answer
+
+    async with opened(settings) as (stores, _, _):
+        uploads = Uploads(new_quotas(stores, may_store))
+        uploads.begin()
+        assert await uploads.is_waiting(0)
+        assert asked == 1
+        for _ in range(3):
+            uploads.begin()
+        assert await uploads.is_waiting(3)
+        is_active = False
+        may_answer.set()
+        await uploads.end(0)
+        for number in (1, 2, 3):
+            with pytest.raises(NotSignedIn):
+                await uploads.end(number)
+        assert asked == 2
+        is_active = True
+        uploads.begin()
+        await uploads.end(4)
 
 
 async def test_uploads_with_quota_are_stored_one_after_another(settings: Settings) -> None:
