@@ -1,6 +1,9 @@
 """Our HTTP/1.1 connection on a real socket, with an application that records its requests."""
 
 import asyncio
+import fcntl
+import sys
+import termios
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -554,4 +557,98 @@ async def test_too_many_pipelined_requests_get_429(waiting: int, status: bytes) 
         if status == b"200":
             for _ in range(waiting + 1):
                 assert (await reader.readuntil(b"abcde")).startswith(BEGUN)
+        writer.close()
+
+
+def unread(connection: HttpConnection) -> int:
+    """Return the bytes that the kernel has received and the server has not read (tcp(7))."""
+    found = fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
+
+
+async def turns(count: int = 50) -> None:
+    """Let the event loop do whatever it can do at once."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def answering_when(ends: asyncio.Semaphore) -> Any:
+    """Return an application that answers with the path, each time when it may go on."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        await ends.acquire()
+        await send(start(FIVE))
+        await send(piece(scope["path"].encode()))
+
+    return app
+
+
+async def test_pipelined_requests_are_answered_in_order_and_while_some_wait_none_is_read() -> None:
+    ends = asyncio.Semaphore(0)
+    async with serving(answering_when(ends)) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        first = b"".join(request(f"GET /{number}") for number in (1000, 1001, 1002))
+        writer.write(first)
+        while not service.connections or service.connections[-1].received < len(first):
+            await asyncio.sleep(0)
+        connection = service.connections[-1]
+        await turns()
+        writer.write(request("GET /1003"))
+        while not unread(connection):
+            assert connection.received == len(first)
+            await asyncio.sleep(0)
+        await turns()
+        assert connection.received == len(first)
+        for number in (1000, 1001, 1002, 1003):
+            ends.release()
+            assert (await reader.readuntil(b"/%d" % number)).count(b"HTTP/1.1 ") == 1
+        writer.close()
+
+
+async def test_shutdown_waits_for_pipelined_requests() -> None:
+    ends = asyncio.Semaphore(0)
+    async with serving(answering_when(ends)) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        data = request("GET /1000") + request("GET /1001")
+        writer.write(data)
+        while not service.connections or service.connections[-1].received < len(data):
+            await asyncio.sleep(0)
+        service.connections[-1].shutdown()
+        ends.release()
+        ends.release()
+        one, other = (await reader.read()).split(b"/1000")
+        assert b"connection: close" not in one
+        assert b"connection: close" in other
+        assert other.endswith(b"/1001")
+        writer.close()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_response_is_sent_only_as_fast_as_the_client_reads(leaves: bool) -> None:
+    part, count = bytes(256 << 10), 100
+    sent, ended = [0], asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start((b"content-length", b"%d" % (len(part) * count))))
+        for number in range(count):
+            await send(piece(part, more=number < count - 1))
+            sent[0] += 1
+        ended.set()
+
+    async with serving(app) as service, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1 << 10)
+        writer.write(request("GET /"))
+        while not service.connections or not service.connections[-1].write_paused:
+            assert not ended.is_set()
+            await asyncio.sleep(0)
+        await turns()
+        assert sent[0] < count
+        assert service.connections[-1].transport.get_write_buffer_size() <= 2 * len(part)
+        if leaves:
+            writer.transport.abort()
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(len(part) * count)
+        await ended.wait()
         writer.close()
