@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from app.server.deadlines import BodyRate, ConnectionState, StepTimer, WaitingFor, awaited_step
 from app.server.exchange import Exchange, Instrumentation, PartialResponse, request_id, reset
-from app.server.fast_path import MAX_HEAD, Answer, FastPath, divide, ends_of
+from app.server.fast_path import MAX_HEAD, Answer, FastPath, HeadDivider, ends_of
 from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
 from app.server.http1 import (
     END,
@@ -47,6 +47,7 @@ class HttpConnection(asyncio.Protocol):
         "_connections",
         "_current",
         "_fast_path",
+        "_heads",
         "_holds_slot",
         "_parser",
         "_read_paused",
@@ -57,7 +58,6 @@ class HttpConnection(asyncio.Protocol):
         "app_state",
         "client",
         "config",
-        "ends",
         "fileno",
         "instrumentation",
         "loop",
@@ -121,7 +121,7 @@ class HttpConnection(asyncio.Protocol):
             self._fast_path = self.config.fast_path
             self.fileno = self._socket.fileno()
         self._address = self.client[0] if self.client else ""
-        self.ends = ends_of(self._address, self.server)
+        self._heads = HeadDivider(ends_of(self._address, self.server))
         refused = self.config.connections.acquire(self._address)
         self._holds_slot = refused is None
         if refused is not None:
@@ -157,7 +157,7 @@ class HttpConnection(asyncio.Protocol):
         fast_path, divided = self._fast_path, None
         is_idle = self._current is None and not self._parser.receiving
         if fast_path is not None and is_idle and len(data) <= MAX_HEAD:
-            divided = divide(self.ends, data)
+            divided = self._heads.divide(data)
             if not self.transport.get_write_buffer_size() and fast_path.respond(self, divided):
                 return
         events = self._parser.feed(data)

@@ -66,9 +66,10 @@ class Reader(Protocol):
     def provable_until(self) -> float:
         """The monotonic time until which `is_ready` may return True; 0 if it never does."""
 
-    def is_ready(self, start: int, stop: int) -> bool:
+    def is_ready(self, start: int, stop: int, now: float) -> bool:
         """Return whether the address is proved to still name this version, and the bytes [start, stop) of the
-        descriptor are known to be in memory. Never raises; for event loops."""
+        descriptor are known to be in memory. `now` is the monotonic time. A renamed folder may go unnoticed
+        for a tenth of a second. Never raises; for event loops."""
 
     def close(self) -> None:
         """Release everything that is held. Called once, when no read is in progress."""

@@ -1,7 +1,7 @@
 """Versions of files that are opened again and again: their descriptors are kept open for a second.
 
 Opening a file and proving that its row is still true takes longer than sending a short range of it. A kept
-descriptor is proved at each use by one stat(2) of the path.
+descriptor is proved at each use by fstat(2), and every tenth of a second by a stat(2) of the path.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class ReopenedFile:
     def descriptor(self, start: int, stop: int, now: float) -> int:
         if now >= self.kept_until:
             self._reopen(now)
-        if self._shared is None or not self._shared.reader.is_ready(start, stop):
+        if self._shared is None or not self._shared.reader.is_ready(start, stop, now):
             return -1
         return self._fileno
 

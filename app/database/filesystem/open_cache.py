@@ -32,8 +32,13 @@ from app.storage.types import Address, FileInfo
 
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 _PRELOAD_BATCH = 256 << 10
-_PAGE = 4096
+_READ_AHEAD = 128 << 10
+"""Bytes that the kernel reads ahead at once: of a shorter range the last page stands for all."""
+
 _DISCARDED = [bytearray(1)]
+
+NAMED_FOR_S = 0.1
+"""Seconds for which a path counts as the name of an open file: so long a renamed folder may go unnoticed."""
 
 
 class DiskReader:
@@ -58,22 +63,28 @@ class DiskReader:
         self._descriptor = descriptor
         self._disk = disk
         self._cached = cached
+        self._named_until = 0.0
         self.unit = chunk_size
 
     @property
     def provable_until(self) -> float:
         return 0.0 if self._cached is None else self._cached.expires_at
 
-    def is_ready(self, start: int, stop: int) -> bool:
+    def is_ready(self, start: int, stop: int, now: float) -> bool:
         # Thousands of times a second: as few calls as possible.
         if self._disk is None or self._cached is None:
             return False
         try:
-            if stat_fields(self._disk.status_of_opened(self._cached.path)) != self._cached.fields:
+            # Every change, rename or deletion of the file itself changes its ctime.
+            if stat_fields(os.fstat(self._descriptor)) != self._cached.fields:
                 return False
+            if now >= self._named_until:
+                if stat_fields(self._disk.status_of_opened(self._cached.path)) != self._cached.fields:
+                    return False
+                self._named_until = now + NAMED_FOR_S
             if start < stop:
                 os.preadv(self._descriptor, _DISCARDED, stop - 1, _RWF_NOWAIT)
-                if start ^ (stop - 1) >= _PAGE:  # otherwise both are in the same page
+                if stop - start > _READ_AHEAD:
                     os.preadv(self._descriptor, _DISCARDED, start, _RWF_NOWAIT)
         except OSError:  # the path names no file; or as in `is_cached`
             return False

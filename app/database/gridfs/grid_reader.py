@@ -49,7 +49,7 @@ class GridReader:
 
     provable_until = 0.0
 
-    def is_ready(self, start: int, stop: int) -> bool:
+    def is_ready(self, start: int, stop: int, now: float) -> bool:
         return False  # only a query could prove it
 
     def fileno(self) -> None:

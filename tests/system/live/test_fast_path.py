@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.database.filesystem.open_cache import NAMED_FOR_S
 from tests.http.conftest import RawConnection
 from tests.http.test_metrics import read_metrics
 from tests.support import Server, running
@@ -231,6 +232,7 @@ def replace_by_link(path: Path, numbers: random.Random) -> None:
 
 def rename_folder(path: Path, numbers: random.Random) -> None:
     path.parent.rename(path.parent.with_name(f"{path.parent.name}-renamed"))
+    time.sleep(NAMED_FOR_S)
 
 
 def exchange_folder(path: Path, numbers: random.Random) -> None:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from app.server.fast_path import divide, ends_of, template_of
+from app.server.fast_path import HeadDivider, divide, ends_of, template_of
 
 ENDS = ends_of("127.0.0.1", ("127.0.0.1", 8000))
 KEY = b"GET /files/a HTTP/1.1\r\nHost: a\r\nRange: bytes=\r\n\r\n"
@@ -92,6 +92,17 @@ def test_heads_with_one_key_differ_only_in_the_digits() -> None:
         if client_id:
             restored = re.sub(rb"(?<=X-Request-ID: )(?=\r\n)", client_id, restored, count=1)
         assert restored == data
+
+
+def test_head_is_divided_alike_after_any_other() -> None:
+    pieces = ["\r\n", "\r\nRange: bytes=", "1", "23-", "-", "4", "X-Request-ID: ", "ab", "bytes=5-", "9" * 39]
+    numbers = random.Random(17)
+    divider = HeadDivider(ENDS)
+    beginning = "GET /a HTTP/1.1\r\nRange: bytes="
+    for _ in range(20_000):
+        data = "".join(numbers.choices(pieces, k=numbers.randrange(6)))
+        data = numbers.choice(["", beginning]) + data + numbers.choice(["", "\r\n", "\r\nHost: b\r\n\r\n"])
+        assert divider.divide(data.encode()) == divide(ENDS, data.encode())
 
 
 @pytest.mark.parametrize(

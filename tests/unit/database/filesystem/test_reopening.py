@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.database.filesystem.open_cache import NAMED_FOR_S
 from app.storage.async_storage import ThreadedStorage
 from app.storage.contract import ReopenableFile
 from app.storage.reopening import MAX_KEPT
@@ -54,9 +55,11 @@ async def reopenable(
         storage.close()
 
 
-def read(version: ReopenableFile, start: int = 0, stop: int = len(CONTENT)) -> bytes | None:
-    """Return the bytes of the descriptor; None if it is refused."""
-    descriptor = version.descriptor(start, stop, time.monotonic())
+def read(
+    version: ReopenableFile, start: int = 0, stop: int = len(CONTENT), *, later_s: float = 0
+) -> bytes | None:
+    """Return the bytes of the descriptor, in `later_s` seconds; None if it is refused."""
+    descriptor = version.descriptor(start, stop, time.monotonic() + later_s)
     return None if descriptor < 0 else os.pread(descriptor, stop - start, start)
 
 
@@ -93,11 +96,15 @@ def exchange_folder(path: Path) -> None:
 CHANGES: list[Callable[[Path], object]] = [
     lambda path: path.unlink(),
     lambda path: path.rename(path.with_name("moved")),
-    lambda path: path.parent.rename(path.parent.with_name("moved")),
     lambda path: path.chmod(0o640),
     lambda path: os.truncate(path, 3),
     overwrite,
     replace,
+]
+"""Changes of the file itself."""
+
+FOLDER_CHANGES: list[Callable[[Path], object]] = [
+    lambda path: path.parent.rename(path.parent.with_name("moved")),
     exchange_folder,
 ]
 
@@ -111,6 +118,16 @@ async def test_descriptor_is_refused_at_once_when_path_names_another_version(
         change(library.path())
         assert read(version) is None
         assert read(version) is None
+
+
+@pytest.mark.parametrize("change", FOLDER_CHANGES, ids=["renamed", "exchanged"])
+async def test_descriptor_is_refused_soon_after_folder_was_renamed(
+    library: Library, change: Callable[[Path], object]
+) -> None:
+    async with reopenable(library) as (_, version):
+        assert read(version) == CONTENT
+        change(library.path())
+        assert read(version, later_s=NAMED_FOR_S) is None
 
 
 async def test_descriptor_is_refused_when_row_expires(library: Library) -> None:
