@@ -652,3 +652,19 @@ async def test_response_is_sent_only_as_fast_as_the_client_reads(leaves: bool) -
             await reader.readexactly(len(part) * count)
         await ended.wait()
         writer.close()
+
+
+async def test_connection_reads_on_after_pipelined_requests() -> None:
+    """Even if the application has not called receive, as for downloads."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(FIVE))
+        await send(piece(b"abcde"))
+
+    async with serving(app) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        for count in (3, 1):
+            writer.write(NEXT * count)
+            for _ in range(count):
+                assert (await reader.readuntil(b"abcde")).startswith(BEGUN)
+        writer.close()
