@@ -34,9 +34,8 @@ from app.database.filesystem.rows import (
     path_at,
     path_of,
     place,
-    record_stat,
     record_stat_after_step,
-    set_version,
+    record_upload,
     stat_of,
 )
 from app.database.filesystem.scanner import Scanner
@@ -346,10 +345,10 @@ class FilesystemBackend:
                 row = new_row(reconciler.session, origin, now)
                 place(row, key, path, self._ignored)
                 reconciler.session.add(row)
-            record_stat(row, stat, device=None)
             updated_at = origin.updated_at if origin else modification_date(now, row.updated_at, now)
-            row.content_type, row.updated_at = content_type, updated_at
-            set_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
+            record_upload(
+                row, stat, sha256=sha256, content_type=content_type, is_utf8=is_utf8, updated_at=updated_at
+            )
             reconciler.session.flush()
             committed = Committed(info_of(row), created)
             path = path_of(row)

@@ -28,9 +28,8 @@ from app.database.filesystem.rows import (
     looks_alike,
     path_at,
     place_without_words,
-    record_stat,
     record_stat_after_step,
-    set_version,
+    record_upload,
     stat_of,
     version_of,
 )
@@ -245,9 +244,14 @@ class GroupCommit:
                 raise
             if looks_alike(row, upload.stat):
                 upload.stat = upload.staged.seal_after(row.mtime_ns)
-        record_stat(row, upload.stat, device=None)
-        row.content_type, row.updated_at = upload.content_type, modification_date(now, row.updated_at, now)
-        set_version(row, etag=upload.sha256, sha256=upload.sha256, is_utf8=upload.is_utf8)
+        record_upload(
+            row,
+            upload.stat,
+            sha256=upload.sha256,
+            content_type=upload.content_type,
+            is_utf8=upload.is_utf8,
+            updated_at=modification_date(now, row.updated_at, now),
+        )
         step = ExitStack()
         status = step.enter_context(take(upload.staged, path, partial(group.sync_later, path[:-1])))
         group.placed.append(_Placed(upload, row, Change(kind, info_of(row)), step))

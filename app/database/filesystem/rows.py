@@ -144,6 +144,21 @@ def set_version(row: MediaRow, *, etag: str, sha256: str | None, is_utf8: bool |
     row.other_etag = row.other_sha256 = row.other_until = None
 
 
+def record_upload(
+    row: MediaRow,
+    stat: FileStat,
+    *,
+    sha256: str,
+    content_type: str,
+    is_utf8: bool | None,
+    updated_at: datetime,
+) -> None:
+    """Describe a staged file, whose ctime and device are those of its file step, which follows."""
+    record_stat(row, stat, device=None)
+    row.content_type, row.updated_at = content_type, updated_at
+    set_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
+
+
 def version_of(row: MediaRow) -> tuple[object, ...]:
     """Return values that identify a version of a file at a path."""
     return key_of(row), path_of(row), stat_of(row), row.etag, row.updated_at
