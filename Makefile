@@ -15,7 +15,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -qq
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-gridfs check test soak bench lint format lock docs build clean
+.PHONY: help install run run-gridfs check test coverage soak bench lint format lock docs build clean
 .SUFFIXES:
 
 help: ## list these targets
@@ -32,15 +32,18 @@ run-gridfs: $(DEV) ## start a MongoDB in .mongodb and the server over its GridFS
 check: lint ## run lint, and the unit and contract tests on SQLite: about a minute (ARGS="-k range")
 	$(BIN)/pytest -q -n 3 --dist worksteal --on-sqlite $(ARGS) tests/unit tests/contracts
 
-# Three workers on two cores: many tests wait for the disk or a clock.
-
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/support/tools.sh
 	@$(BIN)/python -m tests.system.live.node
-	$(BIN)/python -m pytest -p tests.support.measuring -n 2 --dist worksteal --durations=25 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 $(ARGS)
+
+coverage: install ## run the unit, contract and HTTP tests, and show which branches of app/ they leave out
+	@sh tests/support/tools.sh
+	$(BIN)/python -m pytest -q -p tests.support.measuring -n 2 --dist worksteal $(ARGS) tests/unit tests/contracts tests/http
 
 soak: install ## run the tests that are too long for `make test`: memory, kill -9 at each call, long films, Firefox, WebKit
 	@sh tests/support/tools.sh soak
+	$(MAKE) --no-print-directory coverage ARGS=
 	$(BIN)/python tests/system/soak/memory.py $(ARGS)
 	$(BIN)/python tests/system/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign

@@ -1,7 +1,7 @@
-"""Branch coverage of app/, for `make test`: a pytest plugin that prints a report and holds its floor.
+"""Branch coverage of app/, for `make coverage`: a pytest plugin that prints a report and holds its floor.
 
-Tracing costs two thirds more processor time (until Python 3.14), so some tests are not traced: those below
-tests/system/, and the clients of tests/http/, but their servers are, like unit and contract tests.
+Tracing costs two thirds more processor time (until Python 3.14), so `make test` does without, and of
+tests/http/ only the servers are traced, not the clients.
 """
 
 import atexit
@@ -78,7 +78,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Save in a worker. In the controller, combine what all processes saved; fail below the floor.
 
-    A run of some of the tests has no floor.
+    A run of tests that `-k` selects has no floor.
     """
     if WORKER in os.environ:
         _save()
@@ -91,9 +91,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     total = coverage.report(file=_report, skip_covered=True)
     floor = coverage.get_option("report:fail_under")
     assert isinstance(floor, float | int)
-    option = session.config.option
-    is_whole = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.keyword
-    if is_whole and total < floor:
+    if not session.config.option.keyword and total < floor:
         _report.write(
             f"Branch coverage is below {floor:g}%. Test the new code, below tests/unit if possible.\n"
         )

@@ -151,7 +151,7 @@ HOSTILE = {
 def test_hostile_manifest_costs_little(data: bytes) -> None:
     began = time.process_time()
     found = parse_manifest("f/film.mpd", data[:LONG])
-    assert time.process_time() - began < 10  # a wide margin: in `make test` coverage traces it
+    assert time.process_time() - began < 10  # a wide margin: in `make coverage` it is traced
     if found is not None:
         assert len(found.paths) <= MAX_PATHS
 
