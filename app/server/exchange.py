@@ -171,7 +171,7 @@ class Exchange:
         self.status = 0
         self._chunked = False
         self._remaining: int | None = None  # of the body; None if chunks or the connection end it
-        self._bodies = 0  # bytes sent as messages
+        self._bodies = 0  # bytes sent as messages; once complete, all bytes of the body
         self._files = 0  # bytes of files that the connection had sent before this exchange
         self._first: float | None = None  # seconds until the first byte of the body
         self.keep_alive = request.keep_alive
@@ -210,6 +210,8 @@ class Exchange:
     def sent(self) -> int:
         """Body bytes sent so far, including those of a file in progress."""
         sender = self._connection.sender
+        if self.complete:
+            return self._bodies
         return self._bodies + (sender.sent - self._files if sender is not None else 0)
 
     @property
@@ -419,7 +421,8 @@ class Exchange:
     def _complete(self) -> None:
         if self._remaining:
             raise RuntimeError("The application sent less than its Content-Length.")
-        self.complete = True
+        # The next response may send files before this application returns.
+        self._bodies, self.complete = self.sent, True
         self._notify()
         self._connection.response_completed(self)
 

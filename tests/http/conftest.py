@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -13,6 +13,16 @@ from tests.support import Server
 from tests.support.beneath import Beneath, beneath
 
 BOUNDARY = "xxBOUNDARYxx"
+
+
+class Parts(NamedTuple):
+    """A response as it was received."""
+
+    status: int
+    interim: tuple[int, ...]
+    """The 1xx statuses before it."""
+    headers: list[tuple[bytes, bytes]]
+    content: bytes
 
 
 class RawConnection:
@@ -48,19 +58,25 @@ class RawConnection:
 
     def receive_response(self, method: str = "GET") -> httpx.Response:
         """Return the next final response; `extensions["interim"]` lists the 1xx statuses before it."""
+        status, interim, headers, content = self.receive_parts(method)
+        # As a stream, because httpx adds a Content-Length to bytes.
+        response = httpx.Response(
+            status,
+            headers=headers,
+            stream=httpx.ByteStream(content),
+            extensions={"interim": list(interim)},
+        )
+        response.read()
+        return response
+
+    def receive_parts(self, method: str = "GET") -> "Parts":
+        """Return the next final response as it was received, which is faster."""
         interim: list[int] = []
         while True:
             status, headers = self._read_head()
             if status >= 200:
-                break
+                return Parts(status, tuple(interim), headers, self._read_body(method, status, headers))
             interim.append(status)
-        content = self._read_body(method, status, headers)
-        # As a stream, because httpx adds a Content-Length to bytes.
-        response = httpx.Response(
-            status, headers=headers, stream=httpx.ByteStream(content), extensions={"interim": interim}
-        )
-        response.read()
-        return response
 
     def is_closed(self) -> bool:
         """Block until the server sends or closes; return whether it closed without sending more."""

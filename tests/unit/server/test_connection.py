@@ -6,6 +6,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from app.server.deadlines import ClientLimits
 from app.server.http_connection import HttpConnection
 from app.server.uvicorn_config import UvicornConfig
 from app.server.websocket import WebSocketProtocol
+from app.server.zerocopy import EXTENSION
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +110,7 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(app: Any = None) -> AsyncIterator[Service]:
+async def serving(app: Any = None, *, sendfile: bool = False) -> AsyncIterator[Service]:
     """Serve `app`, or the application of Service."""
     service = Service()
     limits = ClientLimits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
@@ -117,7 +119,7 @@ async def serving(app: Any = None) -> AsyncIterator[Service]:
         protocol=HttpConnection,
         limits=limits,
         connections=ConnectionLimits(per_peer=1, total=None, exempt=()),
-        sendfile=False,
+        sendfile=sendfile,
         fast_path=False,
         log_requests=False,
         name_requests=False,
@@ -667,4 +669,29 @@ async def test_connection_reads_on_after_pipelined_requests() -> None:
             writer.write(NEXT * count)
             for _ in range(count):
                 assert (await reader.readuntil(b"abcde")).startswith(BEGUN)
+        writer.close()
+
+
+async def test_bytes_of_next_response_are_not_counted_twice(tmp_path: Path) -> None:
+    """Even if the application of the one before has not returned, because it closes a file."""
+    film, ends = tmp_path / "film", asyncio.Event()
+    film.write_bytes(b"abcde")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with film.open("rb") as file:
+            await send(start(FIVE))
+            await send({"type": EXTENSION, "file": file, "offset": 0, "count": 5})
+            if scope["path"] == "/first":
+                await ends.wait()
+
+    async with serving(app, sendfile=True) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        for line in ("GET /first", "GET /next"):
+            writer.write(request(line))
+            assert (await reader.readuntil(b"abcde")).startswith(BEGUN)
+        ends.set()
+        counters = service.connections[-1].instrumentation.requests
+        while counters.active:
+            await asyncio.sleep(0)
+        assert [(totals.count, totals.sent) for totals in counters.totals.values()] == [(2, 10)]
         writer.close()
