@@ -3,17 +3,17 @@
 import fcntl
 import os
 import stat
-import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import map_os_errors
 
-WRITE_BACK = 16 << 20
-"""Bytes after which the kernel starts to write them to disk, so that few remain for the final fsync."""
+SYNC_STEP = 32 << 20
+"""Bytes after which a long file is synced while more arrive, so that few remain for the last fsync."""
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -27,38 +27,40 @@ def hold(staging: int, name: str) -> int | None:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
     except FileNotFoundError:
         return None
-    if _lock(staging, name, descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None
+    return descriptor if _lock(staging, name, descriptor) else None
 
 
 def _lock(staging: int, name: str, descriptor: int) -> bool:
+    """Lock a staged file, or close its descriptor and return False if a sweep has removed it."""
     # Shared, because several names may hold one file; the kernel releases it when the process dies.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.stat(name, dir_fd=staging, follow_symlinks=False)
-    except (BlockingIOError, FileNotFoundError):
-        return False
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, (BlockingIOError, FileNotFoundError)):
+            return False
+        raise
     return True
 
 
 class StagedFile:
     """A new file in the staging folder, which no sweep removes while its writer lives.
 
-    It is private until `seal` sets its permissions to `mode`.
+    It is private until `seal` sets its permissions to `mode`. The threads of `syncs` sync long files early.
     """
 
-    def __init__(self, staging: int, mode: int = 0o666) -> None:
+    def __init__(self, staging: int, mode: int = 0o666, syncs: Executor | None = None) -> None:
         self._staging = staging
         self._mode = mode
-        self._size = self._written_back = 0
+        self._syncs = syncs
+        self._early_sync: Future[None] | None = None  # the last one
+        self._size = self._synced = 0
         while True:
             self.name = uuid4().hex
             self._descriptor = os.open(self.name, _CREATE, 0o600, dir_fd=staging)
             if _lock(staging, self.name, self._descriptor):
-                return
-            os.close(self._descriptor)  # a sweep removed it between the open and the lock
+                return  # otherwise a sweep removed it between the open and the lock
 
     def write(self, data: bytes) -> None:
         with map_os_errors():
@@ -66,9 +68,22 @@ class StagedFile:
             while rest:  # a write may be short: on signals, near a limit, on a full disk
                 rest = rest[os.write(self._descriptor, rest) :]
         self._size += len(data)
-        if self._size - self._written_back >= WRITE_BACK:
-            _start_write_back(self._descriptor, self._written_back, self._size)
-            self._written_back = self._size
+        if self._syncs is not None and self._size - self._synced >= SYNC_STEP:
+            self._sync_early(self._syncs)
+
+    def _sync_early(self, syncs: Executor) -> None:
+        """Start to make the bytes durable, unless that is still in progress."""
+        if self._early_sync is not None:
+            if not self._early_sync.done():
+                return
+            with map_os_errors():
+                self._early_sync.result()
+        self._synced = self._size
+        self._early_sync = syncs.submit(os.fsync, self._descriptor)
+
+    def _begun_sync(self) -> Future[None] | None:
+        """Return the early sync if it has begun; otherwise cancel it."""
+        return None if self._early_sync is None or self._early_sync.cancel() else self._early_sync
 
     def seal(self) -> FileStat:
         """Make the bytes durable and return the status.
@@ -77,6 +92,8 @@ class StagedFile:
         would then succeed without them.
         """
         with map_os_errors():
+            if (early := self._begun_sync()) is not None:
+                early.result()  # the kernel reports an error once, and did so there
             with suppress(OSError):  # a file system without permissions
                 os.fchmod(self._descriptor, self._mode)
             os.fsync(self._descriptor)
@@ -91,21 +108,14 @@ class StagedFile:
 
     def discard(self) -> None:
         """Remove the staged name; a link to it elsewhere remains."""
+        if (early := self._begun_sync()) is not None:
+            early.exception()  # wait: the descriptor may soon be that of another file
         with map_os_errors():
             try:
                 with suppress(FileNotFoundError):
                     os.unlink(self.name, dir_fd=self._staging)
             finally:
                 os.close(self._descriptor)
-
-
-def _start_write_back(descriptor: int, start: int, stop: int) -> None:
-    """Ask the kernel to write the bytes [start, stop) to disk, without waiting. Linux only."""
-    if sys.platform == "linux":
-        # DONTNEED is meant to drop pages, but writes dirty ones first without waiting, so these remain.
-        # Python lacks sync_file_range(2), which does just that.
-        with suppress(OSError):
-            os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def sweep(staging: int) -> int:

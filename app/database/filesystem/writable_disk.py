@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from uuid import uuid4
@@ -33,6 +34,9 @@ from app.storage.types import RESERVED
 _STAGING: DiskPath = (RESERVED, "staging")
 _PROVEN_FOR_S = 15
 """Seconds for which a created file proves that files can be created: a trial wakes a sleeping disk."""
+
+SYNC_THREADS = 2
+"""Long uploads that are synced at the same time while they arrive."""
 
 _TRIES = 20
 """Attempts to create a folder that other processes remove while it is empty."""
@@ -141,6 +145,7 @@ class WritableDisk(Disk):
             self._check_permissions()
         self._reserve = Reserve(self._reserved)
         self._intents = MoveIntentFile(self._reserved)
+        self._syncs = ThreadPoolExecutor(SYNC_THREADS, "sync")
         self._proven_until = 0.0
 
     def _check_permissions(self) -> None:
@@ -173,6 +178,7 @@ class WritableDisk(Disk):
                     self._create_staged().discard()
 
     def close(self) -> None:
+        self._syncs.shutdown()
         os.close(self._reserved)
         os.close(self._staging)
         super().close()
@@ -230,7 +236,7 @@ class WritableDisk(Disk):
     def _create_staged(self) -> StagedFile:
         """Create a staged file, and record whether that succeeded."""
         self._proven_until = 0.0
-        staged = StagedFile(self._staging, self._mode)
+        staged = StagedFile(self._staging, self._mode, self._syncs)
         self._proven_until = time.monotonic() + _PROVEN_FOR_S
         return staged
 
@@ -355,9 +361,11 @@ class WritableDisk(Disk):
             os.fsync(folder)
             raise
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(backup, dir_fd=self._staging)
-            os.close(held)
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(backup, dir_fd=self._staging)
+            finally:
+                os.close(held)  # or no sweep could remove the backup while this process runs
 
     def _back_up(self, folder: int, name: str) -> tuple[str, int]:
         """Link the file into the staging folder; return the name there, and a descriptor that holds it."""

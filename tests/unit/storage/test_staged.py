@@ -1,17 +1,21 @@
 """Staged bytes: written in order, complete and hashed for any sizes of pieces, with bounded memory."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from app.database.filesystem.staging import StagedFile
+from app.database.filesystem.staging import SYNC_STEP, StagedFile
 from app.storage.async_storage import MAX_BATCHES, MAX_PIECES, WRITE_BATCH, ThreadedStaged
 from app.storage.contract import SMALL_UPLOAD
+from app.storage.errors import StorageUnavailable
 from app.storage.workers import Pool
 
 pytestmark = pytest.mark.anyio
@@ -139,3 +143,54 @@ async def test_wait_for_writes_blocks_until_writes_end_when_cancelled(pool: Pool
     disk.goes_on.set()
     await asyncio.wait([waiting])
     assert len(disk.written) == MAX_BATCHES * WRITE_BATCH
+
+
+async def test_error_of_an_early_sync_fails_the_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel reports it once, so the last fsync would succeed without the lost bytes."""
+    errors = [OSError(errno.EIO, os.strerror(errno.EIO))]
+    synced = threading.Event()
+
+    def fsync(_descriptor: int) -> None:
+        synced.set()
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with ThreadPoolExecutor(1) as syncs:
+        staged = StagedFile(folder, syncs=syncs)
+        staged.write(bytes(SYNC_STEP))
+        assert synced.wait(10)
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable):
+                staged.seal()
+        staged.discard()
+    assert os.listdir(folder) == []
+    os.close(folder)
+
+
+async def test_discard_waits_for_an_early_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the sync could meet another file that got the same descriptor."""
+    began, finish = threading.Event(), threading.Event()
+    names = []
+
+    def fsync(descriptor: int) -> None:
+        began.set()
+        assert finish.wait(10)
+        names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with ThreadPoolExecutor(2) as pool:
+        staged = StagedFile(folder, syncs=pool)
+        staged.write(bytes(SYNC_STEP))
+        assert began.wait(10)
+        discarded = pool.submit(staged.discard)
+        with suppress(TimeoutError):
+            discarded.result(0.05)
+        finish.set()
+        discarded.result()
+    assert staged.name in names[0]
+    os.close(folder)
