@@ -6,6 +6,7 @@ not in the journal yet. It equals a disk after a power cut, unless that disk los
 Mounting the copy replays the journal, as the next boot does.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from tests.support import Server, mounted, need, run
+from tests.system.faults.uploaders import check_uploads, uploading
 from tests.system.faults.victim import NEW, OLD, Library, sha256
 from tests.system.faults.victims import (
     CHANGES,
@@ -97,8 +99,10 @@ def victims(machine: Machine, inject_faults: InjectFaults) -> Iterator[Victims]:
 
 def apply(stored: dict[str, str], kind: str, path: str) -> None:
     """Add the outcome of the change to `stored`."""
-    if kind in ("create", "replace"):
+    if kind in ("create", "replace", "store together"):
         stored[path] = sha256(NEW)
+    if kind == "store together":
+        stored[f"moved/{path}"] = sha256(NEW)
     if kind == "move":
         stored[f"moved/{path}"] = sha256(OLD)
 
@@ -106,7 +110,7 @@ def apply(stored: dict[str, str], kind: str, path: str) -> None:
 def test_power_cut_keeps_acknowledged_changes(machine: Machine, victims: Victims) -> None:
     stored: dict[str, str] = {}
     for number in range(ROUNDS):
-        for kind in KINDS:
+        for kind in (*KINDS, "store together"):
             # Every second round uses folders that the change itself creates or removes.
             path = f"{kind if number % 2 else 'all'}/{kind}-{number}.mp4"
             with victims.change(kind, path) as (done, _):
@@ -169,3 +173,29 @@ def test_server_serves_acknowledged_changes_after_a_power_cut(tmp_path: Path) ->
 def check_whole(http: httpx.Client, item: dict[str, str]) -> None:
     assert item["sha256"] == sha256(NEW)
     assert http.get(f"/files/{item['path']}").content == NEW
+
+
+@pytest.mark.parametrize(
+    "answers", [30, *(pytest.param(number, marks=pytest.mark.campaign) for number in range(31, 47))]
+)
+def test_power_cut_during_groups_keeps_every_answered_upload(
+    tmp_path: Path, inject_faults: InjectFaults, answers: int
+) -> None:
+    with ExitStack() as stack:
+        machine = Machine(tmp_path, stack, database_elsewhere=False)
+        server = Server(tmp_path / "server", files_dir=machine.root)
+        stack.callback(server.stop)
+        server.start()
+        # While one COMMIT takes its time, the next group gathers, and most cuts hit a COMMIT.
+        with (
+            inject_faults(server.process.pid, "fdatasync:delay_enter=30000") as trace,
+            uploading(server, answers=answers) as uploaders,
+        ):
+            server.kill()
+        assert trace.read_text().count("fdatasync(") < answers, "no two uploads were committed together"
+        cut = machine.cut()
+        disk = stack.enter_context(mounted(cut / "disk", "-o", "loop", cut / "image"))
+        after = Server(tmp_path / "after", files_dir=disk / "files", stable_after=0)
+        stack.callback(after.stop)
+        check_uploads(after.start(), uploaders)
+        assert os.listdir(disk / "files" / ".seekable" / "staging") == []

@@ -113,11 +113,11 @@ Upload = tuple[str, bytes, Expectation]
 
 
 def store_together(library: Library, *uploads: Upload) -> list[Future[Committed]]:
-    """Store each file in its own thread, and let none of them write before all wait."""
+    """Store each file in its own thread, and let none of them commit before all wait or have failed."""
     with ThreadPoolExecutor(len(uploads)) as pool, library.backend.database.turn():
         results = [
             pool.submit(library.store, data, Key.at(SHARED, path), expect) for path, data, expect in uploads
         ]
-        while library.backend.waiting_uploads < len(uploads):
+        while library.backend.waiting_uploads + sum(each.done() for each in results) < len(uploads):
             time.sleep(0.001)
     return results
