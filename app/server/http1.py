@@ -179,7 +179,7 @@ class RequestParser:
     def skip_body(self) -> None:
         """Resume after the body, whose `remaining` bytes the caller has received past the parser."""
         self._renew_parser()
-        self.receiving, self._overhead, self.remaining, self.headers = False, 0, 0, []
+        self.receiving, self.remaining, self.headers = False, 0, []
 
     def _renew_parser(self) -> None:
         self._parser = httptools.HttpRequestParser(self)

@@ -56,6 +56,8 @@ class Pair:
         ]
         self.has_doubts = False
         """Digests and ETags are not compared."""
+        self.reads_only = False
+        """The servers do not change the folder, and so do not keep the ETags of uploads."""
         self.repeated = 0
         """Responses of the first server that were repeated, up to its last start."""
         self._threads = threads
@@ -69,6 +71,7 @@ class Pair:
         for server, fixed in zip(self.servers, self._fixed, strict=True):
             server.settings = {**fixed, **settings}
         self._offsets = [server.logged() if server.was_started else 0 for server in self.servers]
+        self.reads_only = "read_only" in settings
         list(self._threads.map(Server.start, self.servers))
         self._clients = [server.client() for server in self.servers]
 

@@ -141,8 +141,9 @@ async def serving(app: Any = None, *, sendfile: bool = False) -> AsyncIterator[S
         yield service
     finally:
         server.close()
-        for connection in service.connections:
-            connection.transport.abort()
+        for transport in (connection.transport for connection in service.connections):
+            if not transport.is_closing() or transport.get_write_buffer_size():
+                transport.abort()
         while state.connections or state.tasks:
             await asyncio.sleep(0)
 
@@ -476,6 +477,74 @@ async def test_refusal_is_not_sent_where_client_would_take_it_for_a_response(
             response = await reader.read()
         assert response.startswith(refusal)
         assert bool(response) == bool(refusal)
+        writer.close()
+
+
+async def test_pipelined_change_is_never_refused() -> None:
+    """The client would take the refusal of a later request for the outcome of the change."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_to_disconnect(receive)
+
+    async with serving(app) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        change = request("PUT /", LENGTH, body=b"12345")
+        writer.write(request("GET /") + change + b"nonsense\r\n\r\n")
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def read_to_disconnect(receive: Any) -> None:
+    while (await receive())["type"] == "http.request":
+        pass
+
+
+async def test_refusal_ends_application_even_if_client_does_not_read() -> None:
+    """The refusal waits behind a response that the client has not read."""
+    size, waits, ended = 20_000_000, asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/first":
+            await send(start((b"content-length", b"%d" % size)))
+            await send(piece(bytes(size)))
+            return
+        waits.set()
+        await read_to_disconnect(receive)
+        ended.set()
+
+    async with serving(app) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1 << 10)
+        writer.write(request("GET /first"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(NEXT)
+        await waits.wait()
+        writer.write(b"nonsense\r\n\r\n")
+        await ended.wait()
+        response = bytearray(await reader.read())
+        assert bytes(response[size : size + 13]) == b"HTTP/1.1 400 "
+        writer.close()
+
+
+async def test_handshake_behind_unfinished_response_ends_connection() -> None:
+    """On a WebSocket no deadline would apply to the response."""
+    runs = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+        else:
+            runs.set()
+            await read_to_disconnect(receive)
+
+    async with serving(app) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("GET /"))
+        await runs.wait()
+        writer.write(request("GET /socket", *HANDSHAKE))
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
         writer.close()
 
 

@@ -47,6 +47,13 @@ def kinds(events: list[Event]) -> str:
         ([CHUNKED + b"0\r\n", b"T: " + b"y" * HEAD_SIZE], ["H", "R"]),
         ([CHUNKED + b"0;" + b"y" * HEAD_SIZE], ["H"]),
         ([CHUNKED + b"0;", b"y" * HEAD_SIZE, b"y", GET], ["H", "", "R", ""]),
+        # The trailer does not count against the head of the next request.
+        (
+            [CHUNKED + b"0\r\n", b"T: " + b"y" * 1500 + b"\r\n\r\n" + GET[:-2], b"X" * 600],
+            ["H", "E", ""],
+        ),
+        ([GET] * 2 * MAX_PIPELINED_REQUESTS, ["HE"] * 2 * MAX_PIPELINED_REQUESTS),
+        ([b"\r\n", b"\r\nGET /\xe9 HTTP/1.1\r\n\r\n"], ["", "HE"]),
     ],
 )
 def test_segments_become_events(segments: list[bytes], expected: list[str]) -> None:
@@ -69,6 +76,12 @@ def test_parser_resumes_after_body_that_bypassed_it() -> None:
     parser.skip_body()
     assert (parser.remaining, parser.receiving) == (0, False)
     assert kinds(parser.feed(GET)) == "HE"
+
+
+def test_trailer_is_not_merged_into_head() -> None:
+    parsed = parse([CHUNKED + b"0\r\n", b"Range: bytes=0-1\r\n\r\n"])
+    assert parsed.requests[0].headers == [(b"transfer-encoding", b"chunked")]
+    assert parsed.requests[0].complete
 
 
 def test_closed_parser_ignores_bytes() -> None:
