@@ -121,17 +121,22 @@ def deny_write_and_execute() -> None:
     denial.load()
 
 
-def main() -> None:
-    unit, *command = sys.argv[1:]
-    calls = allowed_calls(Path(unit))
-    restrict_address_families(Path(unit))
-    if directives(Path(unit), "MemoryDenyWriteExecute") == ["yes"]:
+def load_filters(unit: Path) -> None:
+    """Put this process under the filters of the unit."""
+    calls = allowed_calls(unit)
+    restrict_address_families(unit)
+    if directives(unit, "MemoryDenyWriteExecute") == ["yes"]:
         deny_write_and_execute()
     calls_filter = Filter(KILL)
     # SQLite gives a file of root to the owner of the database; no unit of ours runs as root, but tests may.
     for call in sorted(calls | ({"fchown"} if os.geteuid() == 0 else set())):
         calls_filter.add(ALLOW, call)
     calls_filter.load()
+
+
+def main() -> None:
+    unit, *command = sys.argv[1:]
+    load_filters(Path(unit))
     os.execvp(command[0], command)
 
 

@@ -49,7 +49,7 @@ def until(condition: Callable[[], bool], description: str, within: float = 20) -
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"{description}: not within {within} s"
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def refuses_connections(server: Server) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -21,7 +22,7 @@ import httpx
 import pytest
 from gridfs import GridFSBucket
 
-from tests.support import Server, find_external_addresses, mongo, need, run
+from tests.support import Process, find_external_addresses, mongo, need, run
 from tests.support.forking import COMMAND, Command, completed
 from tests.system.live.clients import BIN, Program, Vlc, program, sha256, until
 
@@ -115,8 +116,7 @@ FROM_OTHER_MACHINE = {"x-forwarded-for": "203.0.113.9"}
 
 def test_printed_commands_work(workdir: Path, film: Path) -> None:
     need("curl", "vlc", "setpriv")
-    with program(workdir, SEEKABLE, "serve", "--port", "0") as server:
-        url = server.wait_for(r"docs +(http\S+)/docs")[1]
+    with serving(workdir, "--port", "0") as (server, url):
         assert get(f"{url}/docs").status_code == 200
         shutil.copy(film, workdir / "film.mp4")
         upload = shlex.split(server.wait_for(r"upload +(curl .+)")[1])
@@ -172,18 +172,15 @@ def test_base_url_leads_to_page_without_its_last_slash(workdir: Path) -> None:
             assert "/tv/assets/" in page.text
 
 
-def test_base_path_causes_no_deprecation_warning(tmp_path: Path) -> None:
-    server = Server(tmp_path, base_url="https://example.org/media", access="open")
-    server.wrapper = ("env", "PYTHONWARNINGS=error")
-    try:
-        server.start()
-        (port,) = re.findall(r"running on http://127.0.0.1:(\d+)", server.log())
+def test_base_path_causes_no_deprecation_warning(workdir: Path) -> None:
+    first = "import warnings; warnings.simplefilter('error')\n"
+    settings = {"SEEKABLE_BASE_URL": "https://example.org/media", "SEEKABLE_ACCESS": "open"}
+    with serving(workdir, "--port", "0", first=first, **settings) as (server, _):
+        port = server.wait_for(r"running on http://127.0.0.1:(\d+)")[1]
         for path in ("/docs", "/media/docs", "/media/files/", "/openapi.json"):
             assert get(f"http://127.0.0.1:{port}{path}").status_code == 200
-        assert server.stop() == 0
+        assert server.terminate() == 0
         assert "Warning" not in server.log()
-    finally:
-        server.stop()
 
 
 def test_default_files_folder_is_in_working_directory(workdir: Path) -> None:
@@ -274,20 +271,6 @@ def test_folder_is_refused_with_remedy(named: str, message: str, workdir: Path) 
     assert [path.name for path in workdir.iterdir()] == ["My films"]
 
 
-def test_options_reach_the_reloading_server(films: Path, workdir: Path, tmp_path: Path) -> None:
-    port = free_port()
-    arguments = ("serve", films, "-p", port, "--access", "accounts", "--read-only", "--reload")
-    with program(
-        workdir, SEEKABLE, *arguments, XDG_STATE_HOME=str(tmp_path), SEEKABLE_ACCESS="open"
-    ) as server:
-        server.wait_for("Application startup complete")
-        url = f"http://127.0.0.1:{port}"
-        assert get(f"{url}/files").status_code == 401
-        assert "is read-only: no file of it can be uploaded" in server.log()
-        assert "upload" not in server.log().partition("Seekable serves")[2].partition("\n2")[0]
-    assert list(films.glob(".*")) == []
-
-
 def test_accounts_are_served_with_commands_that_name_the_account(
     films: Path, workdir: Path, film: Path
 ) -> None:
@@ -361,12 +344,47 @@ def test_qr_code_is_printed_in_a_terminal_only(films: Path, workdir: Path) -> No
     with serving(workdir, *arguments[1:]) as (server, url):
         assert get(f"{url}/health").status_code == 200  # after the whole start
         assert "█" not in server.log()
-    script = shlex.join(["exec", str(SEEKABLE), *map(str, arguments)])
-    need("script")
-    with program(workdir, "script", "-qec", script, "/dev/null") as server:
-        server.wait_for("█")
-        address = server.wait_for(r"network +(\S+)")[1]
-        server.wait_for(f"\x1b\\[0m\r?\n{re.escape(address)}")
+    with output_in_terminal(workdir, *arguments) as wait_for:
+        wait_for("█")
+        address = wait_for(r"network +(\S+)")[1]
+        wait_for(f"\x1b\\[0m\r?\n{re.escape(address)}")
+
+
+ON_TERMINAL = """
+import sys
+sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+"""
+"""Code that opens the streams as a new interpreter does; those of a fork were opened on a pipe."""
+
+
+@contextmanager
+def output_in_terminal(workdir: Path, *arguments: object) -> Iterator[Callable[[str], re.Match[str]]]:
+    """Run a command in a terminal. Yields a function that waits for a pattern in what it prints."""
+    ours, theirs = os.openpty()
+    shown = bytearray()
+
+    def wait_for(pattern: str) -> re.Match[str]:
+        while (found := re.search(pattern, shown.decode(errors="replace"))) is None:
+            assert select.select([ours], [], [], 20)[0], shown
+            shown.extend(os.read(ours, 1 << 16))
+        return found
+
+    terminal = Path(os.ttyname(theirs))
+    command = Command(
+        *map(str, arguments),
+        folder=workdir,
+        output=terminal,
+        errors=terminal,
+        environment=without_settings(),
+        code=ON_TERMINAL + COMMAND,
+    )
+    try:
+        yield wait_for
+    finally:
+        command.kill()
+        command.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_second_interrupt_ends_transfers_at_once(films: Path, workdir: Path) -> None:
@@ -389,9 +407,26 @@ def test_second_interrupt_ends_transfers_at_once(films: Path, workdir: Path) -> 
 
 @pytest.mark.parametrize("streams", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_server_runs_with_closed_standard_streams(streams: str, workdir: Path) -> None:
+    """The interpreter sets streams that are closed at its start to None. One case starts it anew."""
     port = free_port()
-    command = shlex.join(["exec", str(SEEKABLE), "serve", "-p", str(port)])
-    server = subprocess.Popen([*("sh", "-c"), f"{command} {streams}"], cwd=workdir, env=without_settings())
+    server: Process
+    if "<" in streams:
+        line = f"{shlex.join(['exec', str(SEEKABLE), 'serve', '-p', str(port)])} {streams}"
+        server = subprocess.Popen(["sh", "-c", line], cwd=workdir, env=without_settings())
+    else:
+        closed = {1: "stdout"} | ({2: "stderr"} if "2" in streams else {})
+        server = Command(
+            *("serve", "-p", str(port)),
+            folder=workdir,
+            output=Path(os.devnull),
+            errors=Path(os.devnull),
+            environment=without_settings(),
+            code="".join(
+                f"import os, sys; os.close({number}); sys.{name} = sys.__{name}__ = None\n"
+                for number, name in closed.items()
+            )
+            + COMMAND,
+        )
     try:
         until(lambda: _responds(port), "The server responds")
         assert server.poll() is None
@@ -410,18 +445,16 @@ def _responds(port: int) -> bool:
 @pytest.mark.parametrize("command", ["config", "account list", "migrate"])
 def test_full_disk_under_output_is_reported_in_one_line(command: str, workdir: Path) -> None:
     run_command(workdir, "migrate")
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [SEEKABLE, *command.split()],
-            cwd=workdir,
-            env=without_settings(),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-        )
-    assert done.returncode == 1
-    assert done.stderr == "Error: Standard output cannot be written: No space left on device.\n"
+    errors = workdir.with_suffix(".errors")
+    ended = Command(
+        *command.split(),
+        folder=workdir,
+        output=Path("/dev/full"),
+        errors=errors,
+        environment=without_settings(),
+    )
+    assert ended.wait(60) == 1
+    assert errors.read_text() == "Error: Standard output cannot be written: No space left on device.\n"
 
 
 def test_env_file_supplies_settings(workdir: Path) -> None:
@@ -475,20 +508,19 @@ def latin_1(folder: Path) -> dict[str, str]:
     return {"LC_ALL": "de_DE", "LOCPATH": str(folder), "PYTHONUTF8": "0"}
 
 
-@pytest.fixture(params=["latin-1", "ascii"])
-def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of a locale in which Python would not encode file names in UTF-8."""
-    variables = latin_1(tmp_path) if request.param == "latin-1" else ASCII
+def encodes_names_in_utf8(locale: dict[str, str]) -> bool:
     code = r"import os; print(os.fsencode('\xfc'))"
     encoded = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True
+        [sys.executable, "-S", "-c", code], env={**os.environ, **locale}, capture_output=True
     )
-    assert b"xc3" not in encoded.stdout
-    return variables
+    return b"xc3" in encoded.stdout
 
 
-def test_file_names_are_utf8_in_every_locale(workdir: Path, locale: dict[str, str]) -> None:
-    name = "Blüten 日本.txt"
+def test_file_names_are_utf8_in_every_locale(workdir: Path, tmp_path: Path) -> None:
+    """The server runs in a locale of Latin-1, and a command in one of ASCII."""
+    name, locale = "Blüten 日本.txt", latin_1(tmp_path)
+    assert not encodes_names_in_utf8(locale)
+    assert not encodes_names_in_utf8(ASCII)
     with program(workdir, SEEKABLE, "serve", "--port", "0", **locale) as server:
         url = server.wait_for(r"docs +(http\S+)/docs")[1]
         httpx.put(f"{url}/files/{name}", content=b"a", trust_env=False).raise_for_status()
@@ -498,7 +530,7 @@ def test_file_names_are_utf8_in_every_locale(workdir: Path, locale: dict[str, st
     moved = name.replace("日本", "ÿ")
     (workdir / "files" / name).rename(workdir / "files" / moved)
     scanned = subprocess.run(
-        [SEEKABLE, "scan"], cwd=workdir, env=without_settings() | locale, capture_output=True
+        [SEEKABLE, "scan"], cwd=workdir, env=without_settings() | ASCII, capture_output=True
     )
     assert b"1 file, 1 moved" in scanned.stdout, scanned
 
@@ -907,20 +939,24 @@ def test_uvicorn_serves_this_machine_only(workdir: Path, film: Path) -> None:
         assert "Traceback" not in server.log()
 
 
-def test_reload_prints_urls_and_restarts_when_code_changes(workdir: Path, tmp_path: Path) -> None:
+def test_reload_prints_urls_keeps_options_and_restarts_when_code_changes(
+    films: Path, workdir: Path, tmp_path: Path
+) -> None:
     """Changes a copy of the code that no other test uses."""
     copy = tmp_path / "copy"
     for part in ("app", "alembic"):
         shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    start = "from app.cli import main; main()"
     port = free_port()
-    with program(
-        workdir, sys.executable, "-c", start, "serve", "--reload", "--port", port, PYTHONPATH=str(copy)
-    ) as server:
+    command = [sys.executable, "-c", "from app.cli import main; main()", "serve", films, "-p", port]
+    options = ["--access", "accounts", "--read-only", "--reload"]
+    environment = {"PYTHONPATH": str(copy), "XDG_STATE_HOME": str(tmp_path), "SEEKABLE_ACCESS": "open"}
+    with program(workdir, *command, *options, **environment) as server:
         server.wait_for("Application startup complete")
         url = f"http://127.0.0.1:{port}"
         until(lambda: f"{url}/docs" in server.log(), server.log())
-        assert f"curl -F file=@film.mp4 {url}/file/upload" in server.log()
+        assert get(f"{url}/files").status_code == 401
+        assert "is read-only: no file of it can be uploaded" in server.log()
+        assert "upload" not in server.log().partition("Seekable serves")[2].partition("\n2")[0]
         assert get(f"{url}/openapi.json").json()["info"]["title"] == "Seekable"
         program_file = copy / "app" / "main.py"
         program_file.write_text(program_file.read_text().replace('title="Seekable"', 'title="Changed"'))
@@ -932,6 +968,7 @@ def test_reload_prints_urls_and_restarts_when_code_changes(workdir: Path, tmp_pa
         with pytest.raises(httpx.ConnectError):
             get(f"{url}/health")
         assert "Traceback" not in server.log()
+    assert list(films.glob(".*")) == []
 
 
 def _children(pid: int, command: str) -> list[int]:

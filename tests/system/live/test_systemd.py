@@ -4,18 +4,21 @@ The start of the units needs systemd as the first process, and was tried by hand
 """
 
 import ctypes.util
+import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 from websockets.sync.client import connect
 
 from app.settings import Settings
 from tests.support import SEEKABLE, Server, need, need_root, noise, run, skip_or_fail
+from tests.support.forking import COMMAND, completed
 from tests.support.unit_sandbox import allowed_calls, directives
+from tests.system.live.clients import forked_python
 
 pytestmark = pytest.mark.live
 
@@ -113,35 +116,43 @@ def test_server_works_under_filters_of_unit(sandbox: tuple[str, ...], tmp_path: 
         server.stop()
 
 
-ONLY_PROCESSES = 'mount -t proc -o subset=pid proc /proc && exec "$@"'
+ONLY_PROCESSES = "mount --make-rprivate / && mount -t proc -o subset=pid proc /proc"
 """Hides the rest of /proc, as ProcSubset=pid does; needs a namespace of its own."""
+
+HIDE = f"""
+import ctypes, subprocess, sys
+new_mounts = 0x20000
+assert ctypes.CDLL(None).unshare(new_mounts) == 0
+subprocess.run(["sh", "-c", {ONLY_PROCESSES!r}], check=True)
+sys.argv[1:] = ["serve", "--port", "0"]
+"""
+"""Code that hides it from this process alone."""
 
 
 def test_server_starts_where_proc_shows_processes_only(tmp_path: Path) -> None:
     """It lists the addresses of this machine without /proc/net."""
     need_root()
     need("unshare", "mount")
-    unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-    if run(*unshare, "sh", "-c", ONLY_PROCESSES, "sh", "true", check=False).returncode != 0:
+    if run("unshare", "--mount", "sh", "-c", ONLY_PROCESSES, check=False).returncode != 0:
         skip_or_fail("cannot mount a part of /proc here")
-    server = Server(tmp_path, host="0.0.0.0", access="open")
-    server.wrapper = (*unshare, "sh", "-c", ONLY_PROCESSES, "sh")
-    try:
-        server.start()
-        with server.client() as http:
-            assert http.get("/health").status_code == 200
-    finally:
-        if server.was_started:
-            server.kill()
+    settings = {"SEEKABLE_HOST": "0.0.0.0", "SEEKABLE_ACCESS": "open"}
+    with forked_python(tmp_path, HIDE + COMMAND, **settings) as server:
+        url = server.wait_for(r"docs +(http\S+)/docs")[1]
+        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        assert not Path(f"/proc/{server.process.pid}/root/proc/net").exists()
 
 
-@pytest.mark.parametrize("arguments", [("scan",), ("verify",), ("doctor",), ("config",)])
-def test_commands_work_under_filters_of_unit(
-    sandbox: tuple[str, ...], tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    for command in (("migrate",), arguments):
-        done = subprocess.run([*sandbox, SEEKABLE, *command], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.usefixtures("sandbox")
+def test_commands_work_under_filters_of_unit(tmp_path: Path) -> None:
+    load = (
+        f"from pathlib import Path; from tests.support.unit_sandbox import load_filters\n"
+        f"load_filters(Path({str(UNIT)!r}))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+    for command in ("migrate", "scan", "verify", "doctor", "config"):
+        done = completed(command, folder=tmp_path, environment=environment, first=load)
         assert done.returncode in (0, 1), done
+        assert "Traceback" not in done.stderr
 
 
 FORBIDDEN = {
