@@ -5,7 +5,7 @@ are. Otherwise there are two ways. If few files can match, they are sorted. If m
 order is searched: it soon yields a page, or else the page ends early, and the next continues from there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
@@ -17,6 +17,7 @@ MAX_FOLDER_NAMES = 200_000
 """Maximum number of folder names in memory at once."""
 
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 C = TypeVar("C")
 Range = TypeVar("Range", bound="IndexRange[Any]")
@@ -114,6 +115,29 @@ def page(
             return _cut(index, index.sorted_rows(candidates, position, limit + 1), limit)
         strides = limits.strides
     return _page_of_ranges(index, _index_ranges(index, position), strides, limit)
+
+
+def page_of_folder(
+    listing: Listing,
+    folder_range: Callable[[], Range],
+    write: Callable[[Range, int], tuple[T, Position | None] | None],
+    *,
+    cursor: str | None,
+    limit: int,
+) -> tuple[T, str | None] | None:
+    """Return what `write` returns for the next files of the listing, with the cursor of the page after them.
+
+    `write` gets a range and the limit, and also returns the position of the last file if more follow. Returns
+    None if it does, and if the files are not in one folder and one range of an index.
+    """
+    if listing.recursive or listing.query.strip() or listing.content_type:
+        return None
+    position = None if cursor is None else cursors.decode(listing, cursor)
+    written = write(folder_range().after(position), limit)
+    if written is None:
+        return None
+    text, last = written
+    return text, None if last is None else cursors.encode(listing, last)
 
 
 def _page_of_ranges(

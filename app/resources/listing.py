@@ -16,7 +16,7 @@ from starlette.types import Send
 from app.http.media_types import canonical
 from app.resources.dependencies import Flag, LibraryDep, PrincipalDep, ServicesDep, base_url, owner_of
 from app.resources.errors import problems
-from app.resources.files import StoredFile, files_json
+from app.resources.files import StoredFile, json_format
 from app.resources.openapi import response_headers
 from app.resources.rendering import JSON
 from app.storage.errors import StorageError
@@ -120,8 +120,8 @@ async def list_files(
 ) -> Response:
     """The files of a folder, page by page. The order is by bytes, and by path where the rest is equal."""
     base = base_url(request, services.base_url)
-    render = partial(files_json, base_url=base, owner=owner_of(principal))
-    page = await services.storage.render_page(listing, render, cursor=cursor, limit=limit)
+    format_of = partial(json_format, base_url=base, owner=owner_of(principal))
+    page = await services.storage.render_page(listing, format_of, cursor=cursor, limit=limit)
     headers = {"cache-control": "private, no-cache"}  # against heuristic freshness (RFC 9111 §4.2.2)
     if page.next_cursor is not None:
         sent = ((name, request.query_params.get(name)) for name in ("recursive", "q", "type", "sort"))

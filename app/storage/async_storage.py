@@ -10,7 +10,6 @@ from collections.abc import (
     Callable,
     Collection,
     Generator,
-    Iterable,
 )
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -28,6 +27,7 @@ from app.storage.errors import (
     Truncated,
     Unfinished,
 )
+from app.storage.file_text import FolderFormat
 from app.storage.maintenance import Maintenance, ScanStep, Usage, VerifyStep
 from app.storage.readahead import MemoryBudget, ReadAsync, ReadPools, ThreadedOpenFile
 from app.storage.reopening import ReopenedFiles
@@ -36,7 +36,6 @@ from app.storage.types import (
     Committed,
     Expect,
     Expectation,
-    FileFields,
     FileInfo,
     Key,
     Listing,
@@ -436,18 +435,14 @@ class ThreadedStorage:
     async def render_page(
         self,
         listing: Listing,
-        render: Callable[[Iterable[FileFields]], bytes],
+        format_of: FolderFormat,
         *,
         cursor: str | None,
         limit: int,
     ) -> RenderedPage:
-        def render_in_turn(files: Iterable[FileFields]) -> bytes:
-            # Rendering only computes: several threads would be no faster, and compete with the event loop.
-            with self._rendering:
-                return render(files)
-
-        timed_page = self._timed("page", self._backend.render_page)
-        return await self._listed(partial(timed_page, listing, render_in_turn, cursor=cursor, limit=limit))
+        # Writing the text only computes: several threads would compete with the event loop for processors.
+        render = partial(self._timed("page", self._backend.render_page), turn=self._rendering)
+        return await self._listed(partial(render, listing, format_of, cursor=cursor, limit=limit))
 
     async def _listed(self, page: Callable[..., T | None]) -> T:
         found = await self._reads.run(partial(page, wait=False))

@@ -1,14 +1,15 @@
 """The blocking Protocols that a database implements; threads, read-ahead and hashing are added above them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
+from app.storage.file_text import FolderFormat
 from app.storage.maintenance import Maintenance
 from app.storage.types import (
     Address,
     Committed,
     Expectation,
-    FileFields,
     FileInfo,
     Key,
     Listing,
@@ -162,13 +163,14 @@ class Backend(Protocol):
     def render_page(
         self,
         listing: Listing,
-        render: Callable[[Iterable[FileFields]], bytes],
+        format_of: FolderFormat,
         *,
         cursor: str | None,
         limit: int,
         wait: bool,
+        turn: AbstractContextManager[object],
     ) -> RenderedPage | None:
-        """Return a page as `page` does, with the files as `render` returns them."""
+        """Return a page as `page` does, with the files as text. It is written while `turn` is entered."""
 
     def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]: ...
 

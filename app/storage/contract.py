@@ -1,19 +1,19 @@
 """The storage as the rest of the program uses it: asynchronous Protocols and their promises."""
 
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from app.storage.errors import NotFound
+from app.storage.file_text import FolderFormat
 from app.storage.maintenance import ScanStep, Usage, VerifyStep
 from app.storage.types import (
     Address,
     Committed,
     Expect,
     Expectation,
-    FileFields,
     FileInfo,
     Key,
     Listing,
@@ -176,15 +176,15 @@ class Storage(Protocol):
     async def render_page(
         self,
         listing: Listing,
-        render: Callable[[Iterable[FileFields]], bytes],
+        format_of: FolderFormat,
         *,
         cursor: str | None,
         limit: int,
     ) -> RenderedPage:
-        """Return what `page` returns, with the files as `render` returns them.
+        """Return what `page` returns, with the files as text.
 
-        The thread that read the files calls `render`: for a thousand of them it takes milliseconds, which
-        would delay every response on the event loop.
+        The database writes it, or the thread that read the files: for a thousand of them that takes
+        milliseconds, which would delay every response on the event loop.
         """
 
     async def folders(self, library: str, folder: str, *, limit: int) -> tuple[str, ...]:

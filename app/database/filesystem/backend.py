@@ -7,13 +7,15 @@ between leaves a complete file with no row or an outdated one, which the next re
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypedDict, TypeVar
 
-from sqlalchemy import SQLColumnExpression, select
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.database import paging
 from app.database.filesystem import Limits
@@ -41,7 +43,7 @@ from app.database.filesystem.rows import (
 from app.database.filesystem.scanner import Scanner
 from app.database.filesystem.staging import StagedFile
 from app.database.sql.engine import Database
-from app.database.sql.list_index import SqlListIndex, folders, libraries
+from app.database.sql.list_index import SqlIndexRange, SqlListIndex, folders, libraries, write_files
 from app.database.sql.schema import (
     FIELD_COLUMNS,
     INFO_COLUMNS,
@@ -54,6 +56,7 @@ from app.database.sql.schema import (
 from app.events.feed import ChangeFeed
 from app.http.dates import modification_date
 from app.storage.backend import Writer
+from app.storage.cursors import Position
 from app.storage.errors import (
     AlreadyExists,
     DiskFault,
@@ -63,6 +66,7 @@ from app.storage.errors import (
     StorageUnavailable,
     Unfinished,
 )
+from app.storage.file_text import FolderFormat, fill
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import (
     MAX_FOLDERS,
@@ -71,7 +75,6 @@ from app.storage.types import (
     ChangeKind,
     Committed,
     Expectation,
-    FileFields,
     FileInfo,
     Key,
     Listing,
@@ -228,52 +231,69 @@ class FilesystemBackend:
         check_row(key, row, expect)
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
-        found = self._rows(listing, INFO_COLUMNS, cursor=cursor, limit=limit, wait=wait)
-        if found is None:
-            return None
-        names, rows, next_cursor = found
-        return Page(names, tuple(map(parse_info, rows)), next_cursor)
+        def read(session: Session) -> tuple[tuple[FileInfo, ...], str | None]:
+            index = SqlListIndex(session, listing, INFO_COLUMNS)
+            rows, next_cursor = paging.page(index, cursor=cursor, limit=limit)
+            return tuple(map(parse_info, rows)), next_cursor
+
+        nothing: tuple[FileInfo, ...] = ()
+        found = self._list(listing, read, nothing, is_first=cursor is None, wait=wait)
+        return None if found is None else Page(*found)
 
     def render_page(
         self,
         listing: Listing,
-        render: Callable[[Iterable[FileFields]], bytes],
+        format_of: FolderFormat,
         *,
         cursor: str | None,
         limit: int,
         wait: bool,
+        turn: AbstractContextManager[object],
     ) -> RenderedPage | None:
-        found = self._rows(listing, FIELD_COLUMNS, cursor=cursor, limit=limit, wait=wait)
-        if found is None:
-            return None
-        names, rows, next_cursor = found
-        return RenderedPage(names, render(rows), next_cursor)
+        def write(files: SqlIndexRange, limit: int) -> tuple[bytes, Position | None] | None:
+            with turn:
+                return write_files(files, format_of(listing.folder), limit)
 
-    def _rows(
+        def read(session: Session) -> tuple[bytes, str | None]:
+            index = SqlListIndex(session, listing, FIELD_COLUMNS)
+            written = paging.page_of_folder(listing, index.folder_range, write, cursor=cursor, limit=limit)
+            if written is not None:
+                return written
+            rows: Sequence[Any]
+            rows, next_cursor = paging.page(index, cursor=cursor, limit=limit)
+            with turn:
+                return fill(format_of, rows), next_cursor
+
+        found = self._list(listing, read, b"", is_first=cursor is None, wait=wait)
+        return None if found is None else RenderedPage(*found)
+
+    def _list(
         self,
         listing: Listing,
-        columns: Sequence[SQLColumnExpression[Any]],
+        read: Callable[[Session], tuple[T, str | None]],
+        nothing: T,
         *,
-        cursor: str | None,
-        limit: int,
+        is_first: bool,
         wait: bool,
-    ) -> tuple[tuple[str, ...], Sequence[Any], str | None] | None:
-        """Return the folders, rows with the columns, and next cursor of a page; None if it has to wait."""
-        if cursor is None:
-            scanned = listing.library, listing.folder
-            if wait:
-                self._refresh(*scanned, recursive=listing.recursive)
-            elif self._scanner.is_absent(*scanned):
-                return (), (), None  # in a fifth of the time: each 404 below /files/ looks here
-            elif not self._scanner.is_fresh(*scanned, recursive=listing.recursive):
-                return None
+    ) -> tuple[tuple[str, ...], T, str | None] | None:
+        """Return the folders of a page, and what `read` returns: the files and the next cursor.
+
+        The first page shows the changes of other programs. Returns None if it has to wait for that.
+        """
+        scanned = listing.library, listing.folder
+        if is_first and wait:
+            self._refresh(*scanned, recursive=listing.recursive)
+        elif is_first and self._scanner.is_absent(*scanned):
+            return (), nothing, None  # in a fifth of the time: each 404 below /files/ looks here
         with self.database.reading() as session:
-            index = SqlListIndex(session, listing, columns)
-            rows, next_cursor = paging.page(index, cursor=cursor, limit=limit)
+            is_fresh = partial(self._scanner.is_fresh, session, *scanned, recursive=listing.recursive)
+            if is_first and not wait and not is_fresh():
+                return None
+            files, next_cursor = read(session)
             names: tuple[str, ...] = ()
-            if cursor is None and not listing.recursive and not listing.query.strip():
+            if is_first and not listing.recursive and not listing.query.strip():
                 names = folders(session, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return names, rows, next_cursor
+        return names, files, next_cursor
 
     def _refresh(self, library: str, folder: str, *, recursive: bool) -> None:
         """Scan for changes of other programs. Raises DiskFault.

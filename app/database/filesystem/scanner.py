@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TypeVar
 
 from cachetools import FIFOCache
+from sqlalchemy.orm import Session
 
 from app.database.filesystem import Limits
 from app.database.filesystem.diff import FolderDiff, Reconciling
@@ -196,11 +197,11 @@ class Scanner:
         with self._database.reading() as session:
             return not places(session, library, folder, ("", ""), beneath=True, limit=1)
 
-    def is_fresh(self, library: str, folder: str, *, recursive: bool) -> bool:
+    def is_fresh(self, session: Session, library: str, folder: str, *, recursive: bool) -> bool:
         """Return whether no file was added or removed since the last scan of the folder, without waiting for
         a change in progress."""
         target = (*root_of(library), *_segments(folder)), recursive
-        tops = self._tops(library, folder)
+        tops = self._tops(session, library, folder)
         stack = [path for path in tops if len(tops) == 1 or self._disk.folder_changed_ns(path) is not None]
         checked = 0
         while stack:
@@ -280,10 +281,9 @@ class Scanner:
 
     # The walk
 
-    def _tops(self, library: str, folder: str) -> set[DiskPath]:
+    def _tops(self, session: Session, library: str, folder: str) -> set[DiskPath]:
         """Return the paths of a folder on disk: several if their names differ only in normalization."""
-        with self._database.reading() as session:
-            found = {_segments(folder), *disk_folders(session, library, folder)}
+        found = {_segments(folder), *disk_folders(session, library, folder)}
         tops = {(*root_of(library), *path) for path in found}
         if len(tops) == 1 and not folder.isascii():
             (top,) = tops
@@ -303,7 +303,9 @@ class Scanner:
         cache and leaves missing files to the caller; any other raises DiskFault for the folder itself.
         """
         root = root_of(library)
-        tops = [path for path in self._tops(library, folder) if self._has_actual_name(path)]
+        with self._database.reading() as session:
+            known = self._tops(session, library, folder)
+        tops = [path for path in known if self._has_actual_name(path)]
         stack = tops.copy()
         scanned: dict[DiskPath, FolderState] = {}
         exists = False

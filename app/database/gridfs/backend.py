@@ -5,8 +5,9 @@ makes the document refer to them, and stay there for a while after the one that 
 one write, and a crash leaves at most an unreferenced file of the bucket, which garbage collection removes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from mongoengine.fields import GridFSProxy
@@ -36,13 +37,13 @@ from app.database.gridfs.upload_groups import GroupedUpload, UploadGroups
 from app.database.gridfs.writes import NO_FILE, MediaWrites, check_path_conflicts
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
+from app.storage.file_text import FolderFormat, fill
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import (
     MAX_FOLDERS,
     Address,
     Committed,
     Expectation,
-    FileFields,
     FileInfo,
     Key,
     Listing,
@@ -216,14 +217,16 @@ class GridBackend:
     def render_page(
         self,
         listing: Listing,
-        render: Callable[[Iterable[FileFields]], bytes],
+        format_of: FolderFormat,
         *,
         cursor: str | None,
         limit: int,
         wait: bool,
+        turn: AbstractContextManager[object],
     ) -> RenderedPage:
         names, found, next_cursor = self._documents(listing, cursor=cursor, limit=limit)
-        return RenderedPage(names, render(parse_all_fields(found)), next_cursor)
+        with turn:
+            return RenderedPage(names, fill(format_of, parse_all_fields(found)), next_cursor)
 
     def _documents(
         self, listing: Listing, *, cursor: str | None, limit: int

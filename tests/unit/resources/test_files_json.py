@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.resources.dependencies import quote_path
 from app.resources.files import StoredFile, files_json
 from app.storage.types import SHARED, FileFields, FileInfo, Key
 
@@ -84,7 +83,9 @@ def test_json_has_owner_with_accounts_only(owner: str | None) -> None:
     check([fields("film.mp4"), fields("film.mp4", "a")], owner=owner)
 
 
-@pytest.mark.parametrize("base_url", ["https://example.org/films", "http://[::1]:8000", 'http://"\\é'])
+@pytest.mark.parametrize(
+    "base_url", ["https://example.org/films", "http://[::1]:8000", 'http://"\\é', "http://a/100%s%%"]
+)
 def test_json_has_base_url_in_every_address(base_url: str) -> None:
     check([fields("film é.mp4"), fields("film.mp4", "a")], base_url)
 
@@ -121,8 +122,3 @@ def test_no_files_are_empty_text() -> None:
 def test_json_of_any_text_equals_model(names: list[tuple[str, str]]) -> None:
     """Control characters as well: versions before the check of names stored them."""
     check([fields(filename, folder) for folder, filename in names])
-
-
-@given(st.text())
-def test_quoted_path_equals_urllib(path: str) -> None:
-    assert quote_path(path) == quote(path)
