@@ -37,7 +37,7 @@ SETTINGS: tuple[dict[str, object], ...] = (
     },
     {"cors_origins": "*", "allowed_hosts": "*", "access_log": "false", "ignore": ""},
     {"trusted_proxies": "127.0.0.0/8, 192.0.2.0/24", "read_only": "true", "log_format": "json"},
-    {"send_timeout": 1, "keepalive_timeout": 2, "base_url": "https://media.example.org/films"},
+    {"send_timeout": 1, "keepalive_timeout": 2, "header_timeout": 1},
 )
 
 

@@ -175,6 +175,7 @@ def test_segments_never_change_the_outcome() -> None:
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(900)
 def test_segments_never_change_the_outcome_of_many_streams() -> None:
     for seed in range(SEEDS, 40_000):
         check_cuts(Random(seed))
