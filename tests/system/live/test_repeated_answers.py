@@ -92,6 +92,21 @@ def test_segment_with_the_beginning_of_another_request_is_read_to_its_end(server
             assert b'"ok"' in connection.receive_response().content
 
 
+def test_body_of_refused_upload_is_not_taken_for_a_repeated_request(server: Server) -> None:
+    """Its sender may be a proxy whose client chose the body."""
+    smuggled = requested(3, 5)
+    with closing(RawConnection("127.0.0.1", server.port)) as connection:
+        for _ in range(3):
+            connection.send(smuggled)
+            assert connection.receive_response().content == FILM[3:6]
+        length = f"Content-Length: {len(smuggled)}"
+        connection.request("PUT", "/files/film.mp4", "If-None-Match: *", length)
+        assert connection.receive_response().status_code == 412
+        connection.send(smuggled)
+        connection.send(HEALTH)
+        assert b'"ok"' in connection.receive_response().content
+
+
 def test_slow_reader_gets_all_bytes_and_then_the_next_response(server: Server) -> None:
     with begun(server, 7) as connection:
         connection.send(requested(1, 2) + HEALTH)

@@ -764,3 +764,38 @@ async def test_bytes_of_next_response_are_not_counted_twice(tmp_path: Path) -> N
             await asyncio.sleep(0)
         assert [(totals.count, totals.sent) for totals in counters.totals.values()] == [(2, 10)]
         writer.close()
+
+
+async def test_file_follows_its_head_when_the_head_fills_the_socket(tmp_path: Path) -> None:
+    film, long = tmp_path / "film", (b"x", b"y" * 10_000_000)
+    film.write_bytes(b"abcde")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with film.open("rb") as file:
+            await send(start(FIVE, long))
+            await send({"type": EXTENSION, "file": file, "offset": 0, "count": 5})
+
+    async with serving(app, sendfile=True) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1000)
+        writer.write(request("GET /", "Connection: close"))
+        while not (service.connections and service.connections[-1].write_paused):
+            await asyncio.sleep(0)
+        await turns()
+        response = await reader.read()
+        assert response.endswith(b"x: %b\r\nconnection: close\r\n\r\nabcde" % long[1])
+        writer.close()
+
+
+async def test_file_beyond_its_length_is_not_sent(tmp_path: Path) -> None:
+    film = tmp_path / "film"
+    film.write_bytes(b"abcdefgh")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with film.open("rb") as file:
+            await send(start(FIVE))
+            await send({"type": EXTENSION, "file": file, "offset": 0, "count": 6})
+
+    async with serving(app, sendfile=True) as service:
+        response = await service.exchange(request("GET /") + NEXT)
+        assert response.endswith(b"\r\n\r\n")
+        assert response.count(b"HTTP/1.1 ") == 1
