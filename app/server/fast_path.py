@@ -7,19 +7,19 @@ ends of the connection, and all bytes of the head but those digits and a request
 file), or ends the permission (`until`, `validity`).
 """
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
+from os import sendfile, write
+from time import monotonic
 from typing import Any, Protocol
 
-from app.metrics.request_counters import Totals
+from app.metrics.request_counters import RequestCounters
 from app.server.exchange import Exchange, PartialResponse, RequestConnection, new_request_id
 from app.server.http1 import REQUEST_ID
-from app.server.request_log import Request
+from app.server.request_log import Request, RequestLog
 from app.server.zerocopy import BLOCK
 from app.storage.contract import ReopenableFile
 
@@ -81,28 +81,26 @@ class HeadDivider:
     A head that differs from the one before only in its range, the usual case, takes two comparisons.
     """
 
-    __slots__ = ("_ends", "_key", "_prefix", "_suffix")
+    __slots__ = ("_ends", "_key", "_prefix", "_start", "_stop", "_suffix")
 
     def __init__(self, ends: bytes) -> None:
         self._ends = ends
         self._prefix = self._suffix = self._key = b""
+        self._start = self._stop = 0  # of the numbers; the latter from the end
 
     def divide(self, head: bytes) -> Divided:
         if self._key and head.startswith(self._prefix) and head.endswith(self._suffix):
-            numbers = head[len(self._prefix) : -len(self._suffix)]
+            numbers = head[self._start : self._stop]
             first, dash, last = numbers.partition(b"-")
-            is_range = dash and first.isdigit() and (not last or last.isdigit())
-            if is_range and len(numbers) <= _MAX_RANGE:
+            if dash and first.isdigit() and (not last or last.isdigit()) and len(numbers) <= _MAX_RANGE:
                 return self._key, int(first), int(last) if last else -1, b""
         divided = divide(self._ends, head)
         self._key = b""
         if divided[1] >= 0 and not divided[3]:
             start = head.find(_RANGE) + len(_RANGE)
-            self._key, self._prefix, self._suffix = (
-                divided[0],
-                head[:start],
-                head[head.find(b"\r\n", start) :],
-            )
+            suffix = head[head.find(b"\r\n", start) :]
+            self._key, self._prefix, self._suffix = divided[0], head[:start], suffix
+            self._start, self._stop = start, -len(suffix)
         return divided
 
 
@@ -133,11 +131,6 @@ def template_of(head: bytes, values: Sequence[object], size: int | None) -> byte
         return None
 
 
-@lru_cache(1)
-def _date(seconds: int) -> bytes:
-    return formatdate(seconds, usegmt=True).encode()
-
-
 class Validity(Protocol):
     """A condition of the application."""
 
@@ -164,10 +157,12 @@ class Answer:
     """An answer of the application that may be repeated."""
 
     __slots__ = (
+        "counters",
         "file",
         "has_id",
         "is_direct",
         "is_range",
+        "log",
         "request",
         "rest",
         "scope",
@@ -188,6 +183,8 @@ class Answer:
         weight: int,
         *,
         is_direct: bool,
+        counters: RequestCounters,
+        log: RequestLog | None,
     ) -> None:
         self.request = exchange.request
         self.scope = exchange.scope
@@ -204,7 +201,17 @@ class Answer:
         self.template = template
         self.has_id = b"\r\nx-request-id: " in template
         self.weight = weight
-        self.totals: Totals | None = None
+        self.log = log
+        self.counters = counters
+        self.totals = counters.totals_of(self.scope, self.status)
+
+    def head(self, date: bytes, start: int, stop: int, request_id: bytes) -> bytes:
+        """Return the head of the response with these bytes of the file."""
+        if self.is_range:
+            if self.has_id:
+                return self.template % (date, stop - start, start, stop - 1, request_id)
+            return self.template % (date, stop - start, start, stop - 1)
+        return self.template % ((date, request_id) if self.has_id else date)
 
     def scope_of(self, connection: RepeatingConnection) -> dict[str, Any]:
         """Return the scope of the request with the client of another connection."""
@@ -218,6 +225,8 @@ class FastPath:
         self._answers: dict[bytes, Answer] = {}  # the oldest first
         self._bytes = 0
         self._max_bytes = max_bytes
+        self._date = b""
+        self._date_until = 0.0
 
     def keep(
         self,
@@ -253,12 +262,15 @@ class FastPath:
                 return
             values.append(client_id or exchange.id.encode())
         template = template_of(head, values, size)
-        now = time.monotonic()
+        now = monotonic()
         if template is None or permission["until"] <= now:
             return
         self._forget(key)
         is_direct = exchange.scope["client"] == connection.client
-        self._answers[key] = Answer(exchange, permission, template, weight, is_direct=is_direct)
+        counters, log, _ = connection.instrumentation
+        self._answers[key] = Answer(
+            exchange, permission, template, weight, is_direct=is_direct, counters=counters, log=log
+        )
         self._bytes += weight
         while self._bytes > self._max_bytes or self._oldest().until <= now:
             self._forget(next(iter(self._answers)))
@@ -276,69 +288,74 @@ class FastPath:
 
         Returns False, without any effect, if the application must answer.
         """
+        # Thousands of times a second, after a sendfile that empties the processor's caches: few calls.
         key, first, last, client_id = divided
         answer, sender = self._answers.get(key), connection.sender
-        if answer is None or sender is None:
-            return False
-        began = time.monotonic()
+        if answer is None or sender is None or answer.is_range != (first >= 0):
+            return False  # of an empty Range, the key is that of a range
+        began = monotonic()
         if began >= answer.until or (answer.validity is not None and answer.validity.ended):
             self._forget(key)
             return False
-        start, stop = 0, answer.size
-        if answer.is_range:
-            start = first
-            if -1 < last < stop:
-                stop = last + 1
-            if start >= stop:
-                return False  # a 416, or a range that is ignored
+        start = first if first > 0 else 0
+        stop = last + 1 if -1 < last < answer.size else answer.size
+        if start >= stop and first >= 0:
+            return False  # a 416, or a range that is ignored
         size = stop - start
         end = stop if size <= BLOCK else start + BLOCK
         descriptor = answer.file.descriptor(start, end, began)
         if descriptor < 0:
             return False
-        date = _date(int(time.time()))
-        if answer.has_id:
-            client_id = client_id or new_request_id().encode()
-            values: tuple[object, ...] = (date, size, start, stop - 1, client_id)
-            head = answer.template % (values if answer.is_range else (date, client_id))
-        else:
-            head = answer.template % ((date, size, start, stop - 1) if answer.is_range else date)
+        date = self._date if began < self._date_until else self._renew_date(began)
+        if answer.has_id and not client_id:
+            client_id = new_request_id().encode()
+        head = answer.head(date, start, stop, client_id)
+        socket, sent = connection.fileno, 0
         try:
-            written = os.write(connection.fileno, head)
+            written = write(socket, head)
         except OSError:  # the socket is full, or lost
             return False
-        connection.requests += 1
-        connection.instrumentation.requests.repeated += 1
-        sent = 0
         if size and written == len(head):
-            with suppress(OSError):  # the rest meets the same error, and reports it
-                sent = os.sendfile(connection.fileno, descriptor, start, end - start)
+            try:
+                sent = sendfile(socket, descriptor, start, end - start)
                 sender.sent += sent
-        first_byte_s = time.monotonic() - began
+            except OSError:
+                sent = 0  # the rest meets the same error, and reports it
+        first_byte_s = monotonic() - began
+        connection.requests += 1
+        answer.counters.repeated += 1
         if sent == size and written == len(head):
-            _record(connection, answer, sent, first_byte_s, client_id)
+            answer.totals.add(first_byte_s, sent)
+            if answer.log is not None:
+                _log(answer.log, connection, answer, sent, first_byte_s, client_id)
         else:
             rest = answer.rest(start + sent, stop) if size else _respond_with_nothing
             progress = PartialResponse(head[written:], sent, size - sent, began, first_byte_s, client_id)
             connection.resume_response(answer, rest, progress)
         return True
 
+    def _renew_date(self, now: float) -> bytes:
+        """Format the date of responses, for the rest of this second. `now` is the monotonic time."""
+        seconds = time.time()
+        self._date = formatdate(int(seconds), usegmt=True).encode()
+        self._date_until = now + 1 - seconds % 1
+        return self._date
 
-def _record(
-    connection: RepeatingConnection, answer: Answer, sent: int, first_byte_s: float, client_id: bytes
+
+def _log(
+    log: RequestLog,
+    connection: RepeatingConnection,
+    answer: Answer,
+    sent: int,
+    first_byte_s: float,
+    client_id: bytes,
 ) -> None:
-    """Count and log a response that was sent at once."""
-    requests, log, _ = connection.instrumentation
-    totals = answer.totals
-    if totals is None:
-        totals = answer.totals = requests.totals_of(answer.scope, answer.status)
-    totals.add(first_byte_s, sent)
-    if log is not None:
-        line = connection.prepared_record
-        if line is None or line[0] is not answer:
-            scope = answer.scope_of(connection)
-            line = connection.prepared_record = answer, log.prepare(Request.of(scope, answer.status))
-        log.append(line[1], 0, sent, first_byte_s, client_id.decode() or new_request_id())
+    """Log a response that was sent at once."""
+    line = connection.prepared_record
+    if line is None or line[0] is not answer:
+        scope = answer.scope_of(connection)
+        line = connection.prepared_record = answer, log.prepare(Request.of(scope, answer.status))
+    log.append(line[1], 0, sent, first_byte_s, client_id.decode() or new_request_id())
 
 
 async def _respond_with_nothing(scope: Any, receive: Any, send: Any) -> None:

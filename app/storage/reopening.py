@@ -98,8 +98,24 @@ class _SharedReader:
         self.users = 1
 
 
+def _is_never_ready(start: int, stop: int, now: float) -> bool:
+    return False
+
+
 class ReopenedFile:
     """`contract.ReopenableFile` over the readers of a backend."""
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_fileno",
+        "_files",
+        "_is_ready",
+        "_shared",
+        "expires_at",
+        "info",
+        "kept_until",
+    )
 
     def __init__(self, files: ReopenedFiles, address: Address, info: FileInfo, expires_at: float) -> None:
         self.info = info
@@ -109,13 +125,12 @@ class ReopenedFile:
         self._address = address
         self._shared: _SharedReader | None = None
         self._fileno = -1
+        self._is_ready = _is_never_ready
 
     def descriptor(self, start: int, stop: int, now: float) -> int:
         if now >= self.kept_until:
             self._reopen(now)
-        if self._shared is None or not self._shared.reader.is_ready(start, stop, now):
-            return -1
-        return self._fileno
+        return self._fileno if self._is_ready(start, stop, now) else -1
 
     def _reopen(self, now: float) -> None:
         self.close()
@@ -126,13 +141,14 @@ class ReopenedFile:
         if descriptor is None or reader.info != self.info:
             self._files.release(_SharedReader(reader))
             return
-        self._shared, self._fileno = _SharedReader(reader), descriptor
+        self._shared, self._fileno, self._is_ready = _SharedReader(reader), descriptor, reader.is_ready
         self.kept_until = now + KEPT_S
         self._files.keep(self)
 
     def close(self) -> None:
         """Close the kept descriptor, once no response needs it."""
         shared, self._shared, self._fileno, self.kept_until = self._shared, None, -1, 0.0
+        self._is_ready = _is_never_ready
         if shared is not None:
             self._files.forget(self)
             self._files.release(shared)

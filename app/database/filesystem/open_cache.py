@@ -20,6 +20,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
@@ -64,6 +65,7 @@ class DiskReader:
         self._disk = disk
         self._cached = cached
         self._named_until = 0.0
+        self._ctime_ns = -1 if cached is None else cached.fields.ctime_ns
         self.unit = chunk_size
 
     @property
@@ -72,23 +74,28 @@ class DiskReader:
 
     def is_ready(self, start: int, stop: int, now: float) -> bool:
         # Thousands of times a second: as few calls as possible.
-        if self._disk is None or self._cached is None:
-            return False
+        descriptor = self._descriptor
         try:
             # Every change, rename or deletion of the file itself changes its ctime.
-            if stat_fields(os.fstat(self._descriptor)) != self._cached.fields:
+            if os.fstat(descriptor).st_ctime_ns != self._ctime_ns:
                 return False
             if now >= self._named_until:
-                if stat_fields(self._disk.status_of_opened(self._cached.path)) != self._cached.fields:
+                if not self._is_named():
                     return False
                 self._named_until = now + NAMED_FOR_S
             if start < stop:
-                os.preadv(self._descriptor, _DISCARDED, stop - 1, _RWF_NOWAIT)
+                os.preadv(descriptor, _DISCARDED, stop - 1, _RWF_NOWAIT)
                 if stop - start > _READ_AHEAD:
-                    os.preadv(self._descriptor, _DISCARDED, start, _RWF_NOWAIT)
+                    os.preadv(descriptor, _DISCARDED, start, _RWF_NOWAIT)
         except OSError:  # the path names no file; or as in `is_cached`
             return False
         return True
+
+    def _is_named(self) -> bool:
+        """Return whether the path still leads to the file. Raises OSError if it leads nowhere."""
+        if self._disk is None or self._cached is None:
+            return False
+        return stat_fields(self._disk.status_of_opened(self._cached.path)) == self._cached.fields
 
     def fileno(self) -> int:
         return self._descriptor
@@ -149,12 +156,18 @@ class DiskReader:
             return False
 
 
-StatFields = tuple[int, int, int, int, int]
-"""The fields of stat(2) that stay the same while nothing happens to a file."""
+class StatFields(NamedTuple):
+    """The fields of stat(2) that stay the same while nothing happens to a file."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
 
 
 def stat_fields(status: os.stat_result) -> StatFields:
-    return (
+    return StatFields(
         status.st_dev,  # one folder may contain several file systems that are no mounts (Btrfs)
         status.st_ino,
         status.st_size,

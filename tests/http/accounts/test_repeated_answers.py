@@ -174,3 +174,16 @@ def test_rest_of_repeated_answer_ends_with_credentials(account_server: AccountSe
             while data := connection.socket.recv(1 << 20):
                 received += len(data)
         assert received < len(film)
+
+
+def test_answer_to_range_is_not_repeated_for_range_without_digits(account_server: AccountServer) -> None:
+    user = account_server.new_user()
+    user.put("film.mp4", b"a film")
+    time.sleep(QUIET_S)
+    credentials = f"Authorization: {basic(user.email)['Authorization']}"
+    with closing(RawConnection("127.0.0.1", account_server.server.port)) as connection:
+        for given in ("1-2", "1-2", "", "1-2", "", "1-2"):
+            connection.request("GET", "/files/film.mp4", credentials, f"Range: bytes={given}")
+            response = connection.receive_response()
+            expected = (206, b" f") if given else (200, b"a film")
+            assert (response.status_code, response.content) == expected

@@ -73,6 +73,7 @@ def a_range(numbers: random.Random, size: int) -> str:
             f"Bytes={start}-{stop}",
             f"bytes={start}-{stop} ",
             "bytes=x-",
+            "bytes=",
             "lines=1-2",
         )
     )
