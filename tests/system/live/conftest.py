@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.support import need, run
 
@@ -119,6 +119,7 @@ def launched_browser(command: str) -> Iterator[Browser]:
     """Launch a browser. Uses full Chromium, which is slower, if the headless shell is not installed."""
     command = command if shutil.which(command) else "chromium"
     need(command)
+    expect.set_options(timeout=20_000)  # milliseconds; a busy machine needs more than the default of 5 s
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which(command), args=CHROMIUM_FLAGS)
         yield browser

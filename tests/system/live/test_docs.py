@@ -1,10 +1,13 @@
 """The console at /docs, in a browser that reaches no other site."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
@@ -56,9 +59,13 @@ def shell() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def console(server: Server, shell: Browser) -> Iterator[Console]:
-    """The console in a new browser profile. Requests to other sites are blocked, and count as errors."""
+    """The console in a new browser profile. Requests to other sites are blocked, and count as errors.
+
+    It opens an operation in two seconds of processor time, so all tests share one, and each operation is
+    opened once.
+    """
     context = shell.new_context(viewport={"width": 1200, "height": 1600})
     page = context.new_page()
     console = Console(page)
@@ -91,85 +98,71 @@ def clip(tmp_path: Path, film: Path) -> Path:
 def test_console_uploads_file_and_reads_range(
     console: Console, server: Server, folder: str, clip: Path
 ) -> None:
-    upload = console.open("POST /file/upload")
-    upload.locator("input[type=file]").set_input_files(clip)
-    upload.get_by_placeholder("folder").last.fill(folder)
-    response = console.execute(upload)
-    expect(response.locator(".response-col_status").last).to_have_text("201")
-    expect(response).to_contain_text(sha256(clip))
-    with server.client() as client:
-        assert client.get(f"/files/{folder}/{clip.name}").content == clip.read_bytes()
-
-    for title, fields in {
-        "GET /files/{path}": {"path": f"{folder}/{clip.name}"},
-        "GET /file/stream": {"filename": clip.name, "folder": folder},
-    }.items():
-        get = console.open(title)
-        for placeholder, value in {**fields, "Range": "bytes=4-7"}.items():
-            get.get_by_placeholder(placeholder, exact=True).fill(value)
-        response = console.execute(get)
-        expect(response.locator(".response-col_status").last).to_have_text("206")
-        expect(response).to_contain_text(f"content-range: bytes 4-7/{clip.stat().st_size}")
-        expect(response.locator(".response-col_description .highlight-code")).to_contain_text("ftyp")
-    assert len(console.requests) > 4
-    assert console.errors == []
-
-
-def test_console_uploads_to_top_unless_a_folder_field_is_filled(
-    console: Console, server: Server, folder: str, clip: Path
-) -> None:
     """The values that the console itself puts into fields do not select a folder."""
     upload = console.open("POST /file/upload")
     upload.locator("input[type=file]").set_input_files(clip)
     response = console.execute(upload)
     expect(response.locator(".response-col_status").last).to_have_text("201")
     expect(response).to_contain_text(f'"path": "{clip.name}"')
+    expect(response).to_contain_text(sha256(clip))
     with server.client() as client:
         assert client.get(f"/files/{clip.name}").content == clip.read_bytes()
-    # Fill only the first field that is called folder.
-    upload.get_by_placeholder("folder").first.fill(folder)
-    response = console.execute(upload)
-    expect(response).to_contain_text(f'"path": "{folder}/{clip.name}"')
-    expect(response.locator(".response-col_status").last).to_have_text("201")
+        # Fill only one of the two fields that are called folder.
+        upload.get_by_placeholder("folder").first.fill(folder)
+        response = console.execute(upload)
+        expect(response).to_contain_text(f'"path": "{folder}/{clip.name}"')
+        expect(response.locator(".response-col_status").last).to_have_text("201")
+        upload.get_by_placeholder("folder").first.fill("")
+        upload.get_by_placeholder("folder").last.fill(f"{folder}/last")
+        response = console.execute(upload)
+        expect(response).to_contain_text(f'"path": "{folder}/last/{clip.name}"')
+        assert client.get(f"/files/{folder}/last/{clip.name}").content == clip.read_bytes()
+    upload.locator(".opblock-summary-control").click()
     assert console.errors == []
 
+    get = console.open("GET /files/{path}")
+    for placeholder, value in {"path": f"{folder}/{clip.name}", "Range": "bytes=4-7"}.items():
+        get.get_by_placeholder(placeholder, exact=True).fill(value)
+    response = console.execute(get)
+    expect(response.locator(".response-col_status").last).to_have_text("206")
+    expect(response).to_contain_text(f"content-range: bytes 4-7/{clip.stat().st_size}")
+    expect(response.locator(".response-col_description .highlight-code")).to_contain_text("ftyp")
+    assert len(console.requests) > 4
+    assert console.errors == []
+    get.get_by_placeholder("path", exact=True).fill(f"{folder}/none.mp4")
+    response = console.execute(get)
+    expect(response.locator(".response-col_status").last).to_contain_text("404")
+    expect(response).to_contain_text("There is no such file.")
+    get.locator(".opblock-summary-control").click()
+    (error,) = console.errors
+    assert "404" in error
+    console.errors.clear()
 
-def test_console_lists_moves_and_shows_404(console: Console, server: Server, folder: str, clip: Path) -> None:
+
+def test_examples_run_as_they_stand(console: Console, server: Server, folder: str, clip: Path) -> None:
+    """With the values that the console fills in: of a path, of a body, and of queries."""
+    assert console.status("PUT /files/{path}") == "201"
     with server.client() as client:
+        assert client.get("/files/films/film.mp4").status_code == 200
         client.put(f"/files/{folder}/{clip.name}", content=clip.read_bytes()).raise_for_status()
     listing = console.open("GET /files")
     listing.get_by_placeholder("folder", exact=True).fill(folder)
     response = console.execute(listing)  # the other fields as the console fills them
     expect(response.locator(".response-col_status").last).to_have_text("200")
     expect(response).to_contain_text(f'"path": "{folder}/{clip.name}"')
+    listing.locator(".opblock-summary-control").click()
 
     patch = console.open("PATCH /files/{path}")
+    response = console.execute(patch)
+    expect(response.locator(".response-col_status").last).to_have_text("200")
+    expect(response).to_contain_text('"path": "films/another name.mp4"')
     patch.get_by_placeholder("path", exact=True).fill(f"{folder}/{clip.name}")
     patch.locator("textarea").fill('{"filename": "moved.mp4"}')
     response = console.execute(patch)
-    expect(response.locator(".response-col_status").last).to_have_text("200")
     expect(response).to_contain_text(f'"path": "{folder}/moved.mp4"')
+    patch.locator(".opblock-summary-control").click()
     with server.client() as client:
         assert client.get(f"/files/{folder}/moved.mp4").content == clip.read_bytes()
-    assert console.errors == []
-
-    get = console.open("GET /files/{path}")
-    get.get_by_placeholder("path").fill(f"{folder}/{clip.name}")
-    response = console.execute(get)
-    expect(response.locator(".response-col_status").last).to_contain_text("404")
-    expect(response).to_contain_text("There is no such file.")
-
-
-def test_examples_run_as_they_stand(console: Console, server: Server) -> None:
-    """Only the file of a form and the id of a file have no example."""
-    reads = ("/files/{path}", "/file/stream", "/files", "/playlist.m3u", "/playlist.xspf", "/health")
-    assert console.status("PUT /files/{path}") == "201"
-    assert {path: console.status(f"GET {path}") for path in reads} == dict.fromkeys(reads, "200")
-    assert console.status("DELETE /files/{path}") == "204"
-    with server.client() as client:
-        client.put("/files/films/film.mp4").raise_for_status()
-        assert console.status("PATCH /files/{path}") == "200"
-        client.delete("/files/films/another name.mp4").raise_for_status()
     assert console.errors == []
 
 
@@ -181,8 +174,50 @@ def test_examples_of_accounts_run_as_they_stand(tmp_path: Path, shell: Browser) 
         console = Console(context.new_page())
         console.page.goto(f"{server.url}/docs")
         assert console.status("POST /sign-up") == "201"
-        assert console.status("PUT /files/{path}") == "201"
-        creations = ("/account/links", "/account/tokens", "/invites")
-        assert {path: console.status(f"POST {path}") for path in creations} == dict.fromkeys(creations, "201")
-        assert console.status("POST /login") == "200"
-        assert console.status("POST /account/password") == "204"
+        with server.client(auth=("anna@example.org", "correct horse battery staple")) as client:
+            client.put("/files/films/film.mp4").raise_for_status()
+        assert console.status("POST /account/links") == "201"
+
+
+def test_examples_of_document_are_accepted(tmp_path: Path) -> None:
+    """Each operation with the values of its examples alone, which are those that the console fills in.
+
+    Only the file of a form and the id of a file have no example.
+    """
+    created = ("/account/links", "/account/tokens", "/invites")
+    read = ("/files/{path}", "/file/stream", "/files", "/playlist.m3u", "/playlist.xspf", "/health")
+    with running(tmp_path, access="accounts", sign_up="open") as server, server.client() as http:
+        document = http.get("/openapi.json").json()
+        for title, status in [
+            ("POST /sign-up", 201),
+            ("PUT /files/{path}", 201),
+            *((f"POST {path}", 201) for path in created),
+            *((f"GET {path}", 200) for path in read),
+            ("PATCH /files/{path}", 200),
+            ("PUT /files/{path}", 201),
+            ("DELETE /files/{path}", 204),
+            ("POST /login", 200),
+            ("POST /account/password", 204),
+        ]:
+            assert request_by_examples(http, document, title).status_code == status, title
+
+
+def request_by_examples(http: httpx.Client, document: dict[str, Any], title: str) -> httpx.Response:
+    method, path = title.split()
+    operation = document["paths"][path][method.lower()]
+    query = {}
+    for parameter in operation.get("parameters", []):
+        example = parameter.get("example")
+        if parameter.get("in") == "path":
+            path = path.replace(f"{{{parameter['name']}}}", example)
+        elif parameter.get("in") == "query" and example is not None:
+            query[parameter["name"]] = example
+    ((content_type, content),) = operation.get("requestBody", {"content": {"": {}}})["content"].items()
+    if "json" not in content_type:
+        return http.request(method, path, params=query)
+    example = content.get("example")
+    if example is None:
+        fields = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]["properties"]
+        example = {name: field["examples"][0] for name, field in fields.items() if "examples" in field}
+    headers = {"content-type": content_type}
+    return http.request(method, path, params=query, content=json.dumps(example), headers=headers)
