@@ -22,8 +22,8 @@ from app.database import open_accounts, open_stores
 from app.settings import Settings
 from app.storage.types import Key, Listing
 from tests.conftest import BACKENDS
-from tests.support import SEEKABLE, running
-from tests.support.forking import completed
+from tests.support import running
+from tests.support.forking import COMMAND, Command, completed
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -213,53 +213,51 @@ def test_wrong_usage_has_exit_status_2(run: Run, arguments: tuple[str, ...], wor
     assert words in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence", "changed"),
-    [
-        (("add", "cleo@nas"), "cleo@nas can log in.", {"email": "cleo@nas"}),
-        (("reset", "bert@nas"), "bert@nas has a new password. All its logins, tokens and links are", {}),
-        (("disable", "bert@nas"), "bert@nas can no longer log in. Its files are kept.", {"disabled": True}),
-        (("enable", "bert@nas"), "bert@nas can log in again.", {"disabled": False}),
-        (("promote", "bert@nas"), "bert@nas is an administrator.", {"is_admin": True}),
-        (("demote", "bert@nas"), "bert@nas is an ordinary account.", {"is_admin": False}),
-        (("quota", "bert@nas", "10GiB"), "bert@nas may have 10.0GiB of files.", {"quota": 10 << 30}),
-        (("quota", "bert@nas", "none"), "bert@nas has the quota of SEEKABLE_QUOTA.", {"quota": None}),
-        (("remove", "bert@nas", "--yes"), "bert@nas can no longer log in.", {"files": 0, "kept_in": None}),
-        (("rotate-key",), "Links are signed with a new key.", {}),
-    ],
-)
-def test_change_is_reported_in_a_sentence_or_json_or_not_at_all(
-    run: Run, store: AccountStore, arguments: tuple[str, ...], sentence: str, changed: dict[str, object]
-) -> None:
+CHANGES: list[tuple[tuple[str, ...], str, dict[str, object]]] = [
+    (("add", "cleo@nas"), "cleo@nas can log in.", {"email": "jsoncleo@nas"}),
+    (("reset", "bert@nas"), "bert@nas has a new password. All its logins, tokens and links are", {}),
+    (("disable", "bert@nas"), "bert@nas can no longer log in. Its files are kept.", {"disabled": True}),
+    (("enable", "bert@nas"), "bert@nas can log in again.", {"disabled": False}),
+    (("promote", "bert@nas"), "bert@nas is an administrator.", {"is_admin": True}),
+    (("demote", "bert@nas"), "bert@nas is an ordinary account.", {"is_admin": False}),
+    (("quota", "bert@nas", "10GiB"), "bert@nas may have 10.0GiB of files.", {"quota": 10 << 30}),
+    (("quota", "bert@nas", "none"), "bert@nas has the quota of SEEKABLE_QUOTA.", {"quota": None}),
+    (("rotate-key",), "Links are signed with a new key.", {}),
+    (("remove", "bert@nas", "--yes"), "bert@nas can no longer log in.", {"files": 0, "kept_in": None}),
+]
+"""Changes in an order in which each is possible: the sentence, and fields of the JSON."""
+
+
+def test_change_is_reported_in_a_sentence_or_json_or_not_at_all(run: Run, store: AccountStore) -> None:
     """Three runs in a row: each change may be repeated, except that an account exists once."""
     store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
     store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
-    is_new = arguments[0] == "add"
 
-    def run_with(option: str) -> str:
+    def run_with(option: str, arguments: tuple[str, ...]) -> str:
+        is_new = arguments[0] == "add"
         others = (f"{option.strip('-')}{arguments[1]}",) if is_new and option else arguments[1:]
         done = run(arguments[0], *others, *filter(None, [option]), given=b"long enough\n")
         assert (done.returncode, done.stderr) == (0, ""), done
         return done.stdout
 
-    assert sentence in run_with("")
-    (line,) = run_with("--json").splitlines()
-    expected = {"email": "jsoncleo@nas"} if is_new else changed
-    assert json.loads(line).items() >= expected.items()
-    assert run_with("--quiet") == ""
+    for arguments, sentence, changed in CHANGES:
+        assert sentence in run_with("", arguments)
+        (line,) = run_with("--json", arguments).splitlines()
+        assert json.loads(line).items() >= changed.items()
+        assert run_with("--quiet", arguments) == ""
 
 
-@pytest.mark.parametrize("command", ["enable", "disable", "reset", "promote", "demote", "quota"])
-def test_account_that_is_being_deleted_cannot_be_changed(run: Run, store: AccountStore, command: str) -> None:
+def test_account_that_is_being_deleted_cannot_be_changed(run: Run, store: AccountStore) -> None:
     store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
     store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
     store.mark_leaving("2")
     before = store.get("2")
-    size = ("5GB",) if command == "quota" else ()
-    refused = run(command, "bert@nas", *size, given=b"long enough\n")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("Error: bert@nas is being deleted. ")
-    assert store.get("2") == before
+    for command in ("enable", "disable", "reset", "promote", "demote", "quota"):
+        size = ("5GB",) if command == "quota" else ()
+        refused = run(command, "bert@nas", *size, given=b"long enough\n")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("Error: bert@nas is being deleted. ")
+        assert store.get("2") == before
 
 
 def test_list_prints_objects_or_addresses_for_scripts(run: Run, store: AccountStore) -> None:
@@ -363,20 +361,28 @@ def test_rotate_key_keeps_newest_two_keys(run: Run, store: AccountStore) -> None
     assert store.signing_keys.list()[1:] == [second]
 
 
+ON_TERMINAL = """
+import os, sys
+os.setsid()  # without a controlling terminal: the program can read from the given one only
+sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))
+"""
+"""Code that opens the streams as a new interpreter does; those of a fork were opened on pipes."""
+
+
 def test_add_prompts_for_password_twice_without_echo(tmp_path: Path) -> None:
     """At a terminal."""
     settings = {"files_dir": tmp_path / "files", "access": "accounts"}
     controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [SEEKABLE, "account", "add", "anna@nas"],
-        env=environment(settings),
-        cwd=tmp_path,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,  # without a controlling terminal: the program can read from this one only
+    path = Path(os.ttyname(terminal))
+    process = Command(
+        *("account", "add", "anna@nas"),
+        folder=tmp_path,
+        given=str(path),
+        output=path,
+        errors=path,
+        environment=environment(settings),
+        code=ON_TERMINAL + COMMAND,
     )
-    os.close(terminal)
     output = b""
     answers = iter((b"long enough\n", b"mistyped it\n", b"long enough\n", b"long enough\n"))
     deadline = time.monotonic() + 20
@@ -387,6 +393,7 @@ def test_add_prompts_for_password_twice_without_echo(tmp_path: Path) -> None:
             output += b"|"
     assert process.wait(10) == 0
     os.close(controller)
+    os.close(terminal)
     assert b"long enough" not in output
     assert b"do not match" in output
     with open_accounts(Settings(_env_file=None, **settings), create=False) as store:
