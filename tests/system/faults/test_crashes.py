@@ -8,12 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support import Server
+from tests.system.live.clients import until
 
 StartRequest = Callable[..., socket.socket]
 Until = Callable[..., bool]
@@ -202,6 +204,10 @@ def check(http: httpx.Client, folder: str, states: dict[str, set[str | None]], h
     }
 
 
+def has_acknowledged(workers: list[Worker], changes: int) -> bool:
+    return sum(worker.acknowledged for worker in workers) >= changes
+
+
 @pytest.mark.campaign
 def test_kill_at_random_moments_loses_no_acknowledged_change(
     filesystem_server: Server, hashes_in: HashesIn
@@ -214,7 +220,8 @@ def test_kill_at_random_moments_loses_no_acknowledged_change(
         workers = [Worker(filesystem_server, folder, number) for number in range(4)]
         for worker in workers:
             worker.start()
-        time.sleep(rng.uniform(0.3, 1.2))
+        until(partial(has_acknowledged, workers, 5), "the workers have made changes")
+        time.sleep(rng.uniform(0, 0.9))
         filesystem_server.kill()
         for worker in workers:
             worker.join()

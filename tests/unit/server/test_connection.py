@@ -351,6 +351,16 @@ async def test_response_that_application_breaks_off_does_not_look_complete(endin
     assert (b"\r\nconnection: close\r\n" in response) == (first is ERROR)
 
 
+async def test_error_in_place_of_response_to_head_has_no_body() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError
+
+    async with serving(app) as service:
+        response = await service.exchange(request("HEAD /"))
+    assert response.startswith(ERROR)
+    assert response.endswith(b"\r\n\r\n")
+
+
 async def test_broken_off_response_of_unknown_length_resets_connection_of_http_1_0() -> None:
     """Its end would be that of the body."""
 
