@@ -14,7 +14,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypedDict, TypeVar
 
 from app.storage.backend import Backend, Reader, Writer
 from app.storage.content_hash import ContentHash
@@ -247,6 +247,16 @@ WRITER_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Pauses between attempts to open a file that another program is writing."""
 
 
+class _Details(TypedDict):
+    """Arguments of `Backend.store` and `Backend.commit` beside the bytes."""
+
+    sha256: str
+    content_type: str
+    expect: Expectation
+    origin: FileInfo | None
+    is_utf8: bool | None
+
+
 class ThreadedStorage:
     """`contract.Storage` over a `backend.Backend`.
 
@@ -400,22 +410,24 @@ class ThreadedStorage:
         if not isinstance(staged, ThreadedStaged):
             raise TypeError("Another Storage object staged these bytes. Commit them with that one.")
         await staged.flush()
+        details: _Details = {
+            "sha256": staged.sha256,
+            "content_type": content_type,
+            "expect": expect,
+            "origin": origin,
+            "is_utf8": staged.is_utf8,
+        }
+        committed = None
         if staged.writer is None:
+            store_async = timed_async(self._observer, "store", self._backend.store_async)
+            committed = await store_async(key, staged.held, **details)
             commit = partial(self._timed("store", self._backend.store), key, staged.held)
         else:
             commit = partial(
                 self._timed("commit", self._backend.commit), key, staged.writer, size=staged.size
             )
-        committed = await self._changes.run(
-            partial(
-                commit,
-                sha256=staged.sha256,
-                content_type=content_type,
-                expect=expect,
-                origin=origin,
-                is_utf8=staged.is_utf8,
-            )
-        )
+        if committed is None:
+            committed = await self._changes.run(partial(commit, **details))
         self._reopened.close_all()  # the space of a replaced file is free now, not a second later
         return committed
 

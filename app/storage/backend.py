@@ -153,6 +153,22 @@ class Backend(Protocol):
         Each call returns when its own file is durable, and fails alone.
         """
 
+    async def store_async(
+        self,
+        key: Key,
+        data: bytes,
+        *,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
+    ) -> Committed | None:
+        """As `store`, from an event loop. Returns None if `store` has to be called instead.
+
+        A cancellation is delayed until the outcome is known.
+        """
+
     def delete(self, key: Key, expect: Expectation) -> None: ...
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo: ...

@@ -190,7 +190,8 @@ class Bucket:
         # Replaced and deleted versions stay for a day, for the clients that still read them.
         graced = {"expires_at": {"$gt": datetime.now(UTC) + timedelta(hours=1)}}
         uploads, files, chunks = (self._database[name] for name in ("media.uploads", "fs.files", "fs.chunks"))
-        stored = {*uploads.distinct("_id"), *files.distinct("_id"), *chunks.distinct("files_id")}
+        begun = uploads.distinct("_id", {"ahead": {"$ne": True}})  # without leases taken ahead of uploads
+        stored = {*begun, *files.distinct("_id"), *chunks.distinct("files_id")}
         # In this order: a version that is replaced meanwhile is then in one of the two.
         referenced = {*self._database["media"].distinct("file")}
         return {str(file) for file in stored - referenced - {*uploads.distinct("_id", graced)}}

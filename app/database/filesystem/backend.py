@@ -412,6 +412,9 @@ class FilesystemBackend:
         """The number of small uploads that wait for their commit."""
         return self._group_commit.waiting
 
+    async def store_async(self, key: Key, data: bytes, **details: object) -> None:
+        """Return None: storing blocks."""
+
     def delete(self, key: Key, expect: Expectation) -> None:
         self.with_reserve(lambda: self._delete(key, expect))
 

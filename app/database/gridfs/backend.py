@@ -30,10 +30,11 @@ from app.database.gridfs.documents import (
 from app.database.gridfs.garbage_collection import LeaseRenewer
 from app.database.gridfs.grid_reader import GridReader
 from app.database.gridfs.integrity import GridMaintenance
+from app.database.gridfs.lease_stock import LeaseStock
 from app.database.gridfs.list_index import MongoListIndex, folders, libraries
 from app.database.gridfs.loop_client import LoopClient
-from app.database.gridfs.op_msg import MAX_REPLY_SIZE, MalformedReply, decode_document
-from app.database.gridfs.upload_groups import GroupedUpload, UploadGroups
+from app.database.gridfs.upload_groups import UploadGroups
+from app.database.gridfs.upload_steps import GroupedUpload
 from app.database.gridfs.writes import NO_FILE, MediaWrites, check_path_conflicts
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
@@ -59,7 +60,8 @@ MIN_CHECKED_SIZE = 16 << 20
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
-    Lists and scans leave out the `ignored` names. `senders` insert chunks, `client` reads.
+    Lists and scans leave out the `ignored` names. `senders` insert chunks, `client` sends queries and
+    small uploads from the event loop, with ids of the `stock`.
     """
 
     parts = ("database",)
@@ -70,6 +72,7 @@ class GridBackend:
         leases: LeaseRenewer,
         senders: Executor,
         client: LoopClient,
+        stock: LeaseStock,
         *,
         ignored: IgnoredNames,
         sizes: TransferSizes = DEFAULT_SIZES,
@@ -82,7 +85,7 @@ class GridBackend:
         self._ignored = ignored
         self._sizes = sizes
         self._writes = MediaWrites(database, ignored)
-        self._groups = UploadGroups(database, self._writes, ignored, sizes.chunk_size)
+        self._groups = UploadGroups(database, self._writes, ignored, stock, client, sizes.chunk_size)
 
     def try_open(self, address: Address) -> None:
         """Return None: only the database knows the current version, and a query blocks."""
@@ -100,15 +103,11 @@ class GridBackend:
             "limit": 1,
             "singleBatch": True,
             "readConcern": {"level": "majority"},
-            "$db": self.database.name,
         }
-        reply = await self.client.ask(command, MAX_REPLY_SIZE)
-        if reply is None:
+        replies = await self.client.run([command])
+        if replies is None:
             return None
-        try:
-            found = decode_document(reply.body, reply.size, media.codec_options)["cursor"]["firstBatch"]
-        except (MalformedReply, LookupError, TypeError):
-            return None
+        found = replies[0]["cursor"]["firstBatch"]
         return self._reader(found[0] if found else None)
 
     def _reader(self, media: RawDocument | None) -> GridReader:
@@ -203,6 +202,22 @@ class GridBackend:
             )
         finally:
             writer.discard()
+
+    async def store_async(
+        self,
+        key: Key,
+        data: bytes,
+        *,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
+    ) -> Committed | None:
+        if origin is not None:
+            return None
+        upload = GroupedUpload(key, data, sha256, content_type, expect, is_utf8)
+        return await self._groups.commit_async(upload)
 
     def delete(self, key: Key, expect: Expectation) -> None:
         self._writes.delete(key, expect)

@@ -11,7 +11,7 @@ from bson.errors import BSONError
 from mongoengine import Document
 from pymongo import ASCENDING, IndexModel, MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
@@ -119,6 +119,7 @@ class Connection:
             write_concern=DURABLE,
         )
         self.name = database.name
+        self.codec_options = database.codec_options
         self.uri = parsed
         """The parts of the URL, as PyMongo parsed it."""
         self.server = f"MongoDB at {', '.join(f'{host}:{port}' for host, port in nodes)}"
@@ -200,6 +201,21 @@ class MongoDatabase(Connection):
         self.schema = self._database["media.schema"]
         self.own_writes = OwnWrites()
         self.feed = feed or ChangeFeed()
+
+    def run(self, commands: Sequence[RawDocument]) -> list[RawDocument]:
+        """Run commands that may be repeated, and return their replies, of which a collection shows only a
+        part. Errors of single writes are in them.
+
+        Raises OutOfSpace, StorageUnavailable.
+        """
+        with self.operation():
+            return [self._run(command) for command in commands]
+
+    def _run(self, command: RawDocument) -> RawDocument:
+        try:
+            return self._database.command(command, codec_options=self.codec_options)
+        except AutoReconnect:  # a collection's own methods try a second time as well
+            return self._database.command(command, codec_options=self.codec_options)
 
     def exists(self) -> bool:
         """Return whether the database contains a library."""

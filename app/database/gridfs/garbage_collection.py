@@ -41,15 +41,26 @@ def begin_lease(database: MongoDatabase, file: Any, lease_s: float = LEASE_S) ->
     database.uploads.update_one({"_id": file}, _lease_steps(file, lease_s), upsert=True)
 
 
-def _lease_steps(file: Any, lease_s: float = LEASE_S) -> list[RawDocument]:
+def _lease_steps(file: Any, lease_s: float = LEASE_S, **mark: bool) -> list[RawDocument]:
     exists = {"$eq": [{"$type": "$expires_at"}, "date"]}
-    entry = {"_id": file, "expires_at": _from_now(lease_s), "lease": True}
+    entry = {"_id": file, "expires_at": _from_now(lease_s), "lease": True, **mark}
     return [{"$replaceWith": {"$cond": [exists, "$$ROOT", entry]}}]
 
 
-def lease_command(database: MongoDatabase, new: Iterable[Any], old: Iterable[Any]) -> RawDocument:
-    """Return the command that does `begin_lease` for new files and `retire` for the files they replace."""
-    steps = [*((file, _lease_steps(file)) for file in new), *((file, _retire_steps(file)) for file in old)]
+def lease_command(database: MongoDatabase, files: Iterable[Any]) -> RawDocument:
+    """Return the command that does `begin_lease` for files, ahead of their uploads.
+
+    Their entries have a mark, because some of these uploads may never begin.
+    """
+    return _upserts(database, ((file, _lease_steps(file, ahead=True)) for file in files))
+
+
+def retire_command(database: MongoDatabase, files: Iterable[Any]) -> RawDocument:
+    """Return the command that does `retire` for files."""
+    return _upserts(database, ((file, _retire_steps(file)) for file in files))
+
+
+def _upserts(database: MongoDatabase, steps: Iterable[tuple[Any, list[RawDocument]]]) -> RawDocument:
     updates = [{"q": {"_id": file}, "u": each, "upsert": True} for file, each in steps]
     return {"update": database.uploads.name, "updates": updates, "ordered": False}
 

@@ -1,7 +1,7 @@
-"""Queries of MongoDB from the event loop, over connections of its own.
+"""Commands to MongoDB from the event loop, over connections of its own.
 
-PyMongo discovers the primary, and decides everything unusual: a caller repeats each query through PyMongo, in
-a thread, that cannot be sent here, or whose reply is not the usual one.
+PyMongo discovers the primary, and decides everything unusual: a caller repeats each command through PyMongo,
+in a thread, that cannot be sent here, or whose reply is not the usual one.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import Binary
@@ -21,7 +21,7 @@ from app.database.gridfs import scram
 from app.database.gridfs.connection import NO_REPLY, TIMEOUT_S, Connection
 from app.database.gridfs.documents import RawDocument
 from app.database.gridfs.loop_connection import LoopConnection, Reply, ReplyBuffers
-from app.database.gridfs.op_msg import MalformedReply, decode_document, has_cursor
+from app.database.gridfs.op_msg import MAX_REPLY_SIZE, MalformedReply, decode_document, has_cursor
 from app.storage.errors import StorageUnavailable
 
 MAX_CONNECTIONS = 16
@@ -150,39 +150,58 @@ class LoopClient:
         Returns None if PyMongo has to send it instead, for whatever reason. Raises StorageUnavailable if the
         server does not reply in time.
         """
+        replies = await self._ask([command], max_size)
+        if replies is None or has_cursor(replies[0].body):
+            return None if replies is None else replies[0]
+        self._decode(replies[0])
+        return None
+
+    async def run(self, commands: Sequence[RawDocument]) -> list[RawDocument] | None:
+        """Return the replies to commands of the database, which are sent together and run in this order.
+
+        Returns None if PyMongo has to send them instead, for whatever reason: some may have run. Raises
+        StorageUnavailable if the server does not reply in time.
+        """
+        named = [{**command, "$db": self._database.name} for command in commands]
+        replies = await self._ask(named, MAX_REPLY_SIZE)
+        if replies is None:
+            return None
+        decoded = [self._decode(reply) for reply in replies]
+        return None if None in decoded else [each for each in decoded if each is not None]
+
+    async def _ask(self, commands: Sequence[RawDocument], max_size: int) -> list[Reply] | None:
         if not self._usable or time.monotonic() < self._paused_until:
             return None
         self._enter_loop()
         await self._places.acquire()
         connection = None
+        limited = [{**command, "maxTimeMS": int(TIMEOUT_S * 1000)} for command in commands]
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 connection = self._take_idle() or await self._connect()
-                if connection is None:
-                    return None
-                reply = await connection.ask({**command, "maxTimeMS": int(TIMEOUT_S * 1000)}, max_size)
-        except TimeoutError:
+                return None if connection is None else await connection.ask_all(limited, max_size)
+        except TimeoutError as error:
             if connection is not None:
                 connection.abort()
             self._database.mark_unreachable()
-            raise StorageUnavailable(NO_REPLY) from None
+            raise StorageUnavailable(NO_REPLY) from error
         except (OSError, MalformedReply):  # OSError: the connection was lost
             self._close_idle()  # others are probably lost as well
             return None
         finally:
             self._release(connection)
-        return self._checked(reply)
 
-    def _checked(self, reply: Reply) -> Reply | None:
-        """Return the reply if it has a cursor. Raises StorageUnavailable if the server was out of time."""
-        if has_cursor(reply.body):
-            return reply
+    def _decode(self, reply: Reply) -> RawDocument | None:
+        """Return the document of a reply; None for an error. Raises StorageUnavailable if the server was out
+        of time."""
         try:
-            code = decode_document(reply.body, reply.size).get("code")
+            document = decode_document(reply.body, reply.size, self._database.codec_options)
         except MalformedReply:
             return None
-        if code == _MAX_TIME_EXPIRED:
-            raise StorageUnavailable(NO_REPLY)
+        if document.get("ok") == 1:
+            return document
+        if document.get("code") == _MAX_TIME_EXPIRED:
+            raise StorageUnavailable(NO_REPLY) from TimeoutError("MaxTimeMSExpired")
         return None
 
     def _enter_loop(self) -> None:

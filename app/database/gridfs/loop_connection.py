@@ -1,8 +1,8 @@
-"""A connection to a MongoDB server in the event loop: one command at a time, and each reply is received once,
-into the memory from which it is sent."""
+"""A connection to a MongoDB server in the event loop: each reply is received once, into the memory from which
+it is sent."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +16,9 @@ from app.database.gridfs.op_msg import (
 
 BUFFER_UNIT = 64 << 10
 """Buffers have a multiple of so many bytes, so that a later reply of similar length fits."""
+
+MAX_NUMBER = (1 << 31) - 1
+"""The largest id of a command."""
 
 MAX_RETURNED = 6
 """Buffers that are kept for later replies, because the kernel clears new memory first."""
@@ -58,7 +61,7 @@ class Reply(NamedTuple):
     """A reply whose header, length and form were checked."""
 
     body: mmap
-    """What follows the header; the buffer may be longer."""
+    """The bytes after the header; the buffer may be longer."""
     size: int
 
 
@@ -77,8 +80,10 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._view: memoryview | None = self._header  # None: the bytes are dropped
         self._size, self._received = HEADER_SIZE, 0  # of the header or the body, whichever is arriving
         self._in_body = False
-        self._number, self._max_size = 0, 0  # of the last command
-        self._waiter: asyncio.Future[Reply] | None = None
+        self._number, self._max_size = 0, 0  # of the command whose reply is next
+        self._replies_due = 0
+        self._replies: list[Reply] = []
+        self._waiter: asyncio.Future[list[Reply]] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.idle_since = 0.0
 
@@ -91,24 +96,33 @@ class LoopConnection(asyncio.BufferedProtocol):
         """Whether a reply is on its way."""
         return self._waiter is not None
 
-    def ask(self, command: Mapping[str, Any], max_size: int) -> asyncio.Future[Reply]:
-        """Send a command, when no reply is on its way.
+    async def ask(self, command: Mapping[str, Any], max_size: int) -> Reply:
+        """As `ask_all`, for one command."""
+        [reply] = await self.ask_all([command], max_size)
+        return reply
 
-        The future raises ConnectionError, or MalformedReply if the reply is none to this command or has more
+    def ask_all(self, commands: Sequence[Mapping[str, Any]], max_size: int) -> asyncio.Future[list[Reply]]:
+        """Send commands, when no reply is on its way. The server runs one after another.
+
+        The future raises ConnectionError, or MalformedReply if a reply is not to its command or has more
         than `max_size` bytes. If it is cancelled, call `drop_reply`.
         """
         if self._transport is None or self._waiter is not None:
             raise ConnectionResetError("the connection cannot be used")
-        self._number = (self._number + 1) % (1 << 31)
-        self._max_size = max_size
+        first = self._number + 1
+        if first > MAX_NUMBER - len(commands):
+            first = 1
+        self._number, self._replies_due, self._max_size = first, len(commands), max_size
         self._waiter = asyncio.get_running_loop().create_future()
-        self._transport.write(encode_command(self._number, command))
+        messages = [encode_command(number, command) for number, command in enumerate(commands, first)]
+        self._transport.write(b"".join(messages))
         return self._waiter
 
     def drop_reply(self, within_s: float) -> None:
-        """Release the memory of the reply, and receive the rest; close the connection if it is late."""
+        """Release the memory of the replies, and receive the rest; close the connection if they are late."""
         assert self._waiter is not None
         self._waiter.cancel()
+        self._replies = []
         if self._in_body:
             self._body = self._view = None
         self._deadline = asyncio.get_running_loop().call_later(within_s, self.abort)
@@ -157,17 +171,25 @@ class LoopConnection(asyncio.BufferedProtocol):
         waiter, body, size = self._waiter, self._body, self._size
         if self._view is not None:
             self._view.release()
-        self._reset()
+        self._expect_header()
         assert waiter is not None
-        if body is None or waiter.cancelled():
-            self._ended(self)
+        self._replies_due -= 1
+        if body is not None and not waiter.cancelled():
+            try:
+                check_body(body, size)
+            except MalformedReply as error:
+                waiter.set_exception(error)
+                raise
+            self._replies.append(Reply(body, size))
+        if self._replies_due:
+            self._number += 1
             return
-        try:
-            check_body(body, size)
-        except MalformedReply as error:
-            waiter.set_exception(error)
-            raise
-        waiter.set_result(Reply(body, size))
+        replies = self._replies
+        self._reset()
+        if waiter.cancelled():
+            self._ended(self)
+        else:
+            waiter.set_result(replies)
 
     def _fail(self, error: Exception) -> None:
         waiter = self._waiter
@@ -175,11 +197,17 @@ class LoopConnection(asyncio.BufferedProtocol):
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
 
-    def _reset(self) -> None:
+    def _expect_header(self) -> None:
         """Prepare for the next header. The memory of the present reply is released."""
-        self._waiter = self._body = None
+        self._body = None
         self._view = self._header
         self._size, self._received, self._in_body = HEADER_SIZE, 0, False
+
+    def _reset(self) -> None:
+        """Expect no reply."""
+        self._expect_header()
+        self._waiter = None
+        self._replies = []
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -18,6 +18,7 @@ from app.database.gridfs.change_feed import open_change_source
 from app.database.gridfs.connection import USERS, Connection, MongoDatabase, Users
 from app.database.gridfs.documents import RawDocument, after_id
 from app.database.gridfs.garbage_collection import LEASE_S, LeaseRenewer
+from app.database.gridfs.lease_stock import LeaseStock
 from app.database.gridfs.loop_client import LoopClient
 from app.database.gridfs.shared_state import MongoCopyRecords, MongoLeases
 from app.database.open_library import NEWER_SCHEMA, OpenLibrary
@@ -101,7 +102,9 @@ def open_gridfs(
     senders = stack.enter_context(ChunkSenders(SENDER_THREADS))
     client = LoopClient(database)
     stack.callback(client.close)
-    return GridBackend(database, leases, senders, client, ignored=ignored, sizes=sizes)
+    stock = LeaseStock(database)
+    stack.callback(stock.close)
+    return GridBackend(database, leases, senders, client, stock, ignored=ignored, sizes=sizes)
 
 
 def open_users(settings: Settings, stack: ExitStack) -> MongoAccounts:

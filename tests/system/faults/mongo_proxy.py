@@ -12,6 +12,14 @@ def command_prefix(name: str, collection: str) -> bytes:
     return b"\x02" + name.encode() + b"\0" + len(value).to_bytes(4, "little") + value
 
 
+def split_before(messages: bytes, command: bytes) -> tuple[bytes, bytes]:
+    """Split messages that were sent together before the one with the command."""
+    start, found = 0, messages.index(command)
+    while start + (length := int.from_bytes(messages[start : start + 4], "little")) <= found and length > 0:
+        start += length
+    return messages[:start], messages[start:]
+
+
 class MongoProxy:
     """A proxy that forwards connections to mongod, and fails at the command that a test gives it.
 
@@ -119,6 +127,8 @@ class MongoProxy:
                     continue
                 if is_request and self._command is not None and self._command in data:
                     if (release_event := self._release) is not None:
+                        before, data = split_before(data, self._command)
+                        target.sendall(before)
                         self._command = None
                         self.is_holding.set()
                         release_event.wait(10)

@@ -94,3 +94,18 @@ def test_kill_between_commands_of_a_group_leaves_each_upload_whole_or_absent(
         for target in targets:
             assert http.put(target, content=b"new").is_success
             assert http.get(target).content == b"new"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_upload_is_stored_once_when_a_reply_is_lost(
+    proxy: MongoProxy, grid: Grid, server: Server, step: tuple[str, str]
+) -> None:
+    folder = f"folder-{next(NUMBERS)}"
+    proxy.break_connection_at(command_prefix(*step))
+    with server.client() as http:
+        for number in range(4):  # not each needs a lease
+            target = f"/files/{folder}/{number}.txt"
+            assert http.put(target, content=target.encode()).status_code == 201
+            assert http.get(target).content == target.encode()
+    assert grid.database["media"].count_documents({"folder": folder}) == 4
+    grid.check_no_leftovers()
