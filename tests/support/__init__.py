@@ -148,8 +148,15 @@ def noise(size: int) -> bytes:
 
 @contextmanager
 def running(folder: Path, *arguments: str, **settings: object) -> Iterator[Server]:
-    """Start a server and stop it at the end."""
+    """Start a server and stop it at the end.
+
+    A new library on SQLite gets a copy of empty tables: migrations take longer than the rest of a start."""
+    # Not above: the process that forks servers imports this module before it measures the coverage of `app`.
+    from tests.support.sqlite import begin_library
+
     server = Server(folder, **settings)
+    if settings.get("storage") != "gridfs" and not {"database_url", "files_dir", "read_only"} & {*settings}:
+        begin_library(server.files)
     try:
         yield server.start(*arguments)
     finally:

@@ -14,7 +14,7 @@ def begin_library(files: Path) -> None:
     """Create the database of a new library, unless its folder already exists."""
     folder = files / ".seekable"
     if not folder.exists():
-        folder.mkdir(parents=True)
+        folder.mkdir(0o700, parents=True)
         begin_database(folder / "seekable.db")
 
 

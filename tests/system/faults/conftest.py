@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import Server, need, need_root
+from tests.support import Server, need, need_root, running
 from tests.system.faults import tracing
 
 
@@ -38,12 +38,8 @@ def until() -> Callable[..., bool]:
 @pytest.fixture
 def filesystem_server(tmp_path: Path) -> Iterator[Server]:
     """Run a server of the test's own over the filesystem backend. The test may kill and restart it."""
-    server = Server(tmp_path / "server", storage="filesystem", stable_after=0)
-    try:
-        yield server.start()
-    finally:
-        if server.process.poll() is None:
-            server.stop()
+    with running(tmp_path / "server", storage="filesystem", stable_after=0) as server:
+        yield server
 
 
 @pytest.fixture

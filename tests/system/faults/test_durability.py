@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import Server, need
+from tests.support.sqlite import begin_library
 
 CALLS = "fsync,fdatasync,link,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat"
 
@@ -18,6 +19,7 @@ class Traced:
     def __init__(self, folder: Path, *faults: str) -> None:
         self.trace = folder / "trace"
         self.server = Server(folder / "server")
+        begin_library(self.server.files)  # the many calls of a migration would be slowed too
         # -D: the started process is the server itself. -y: print descriptors with their paths.
         injected = [word for fault in faults for word in ("-e", f"inject={fault}")]
         self.server.wrapper = (

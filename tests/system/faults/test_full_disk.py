@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.storage.errors import OutOfSpace
 from tests.contracts.test_accounts import make_account, make_session, make_token
 from tests.support import Server, mounted
+from tests.support.sqlite import begin_library
 from tests.system.faults.victims import NO_RENAME, InjectFaults
 
 MB = 1_000_000
@@ -56,6 +57,7 @@ class SmallDisk:
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk = SmallDisk(tmp_path / "server")
     with mounted(disk.server.files, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
+        begin_library(disk.server.files)
         disk.server.start()
         yield disk
         disk.server.stop()
