@@ -1,10 +1,9 @@
 """A repeated answer ends with the credentials of its request, as every other answer does."""
 
-import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -59,26 +58,50 @@ def delete_account(server: AccountServer, user: User) -> None:
 
 def disable_elsewhere(server: AccountServer, user: User) -> None:
     server.store.set_disabled(user.account.id, True)
-    time.sleep(CACHE_TTL_S)
 
 
 def log_out_elsewhere(server: AccountServer, user: User) -> None:
     server.store.sessions.remove(hash_secret(user.session))
-    time.sleep(CACHE_TTL_S)
 
 
-ENDS: list[tuple[str, Callable[[AccountServer, User], None]]] = [
+EndAccess = Callable[[AccountServer, User], None]
+
+ENDS: list[tuple[str, EndAccess]] = [
     ("cookie", log_out),
     ("cookie", change_password),
-    ("cookie", log_out_elsewhere),
     ("password", change_password),
     ("password", delete_account),
     ("token", revoke_token),
-    ("token", disable_elsewhere),
     ("link", revoke_link),
-    ("link", disable_elsewhere),
     ("link", delete_account),
 ]
+"""Ends of access by a request to the server, which apply at once."""
+
+ENDS_ELSEWHERE: list[tuple[str, EndAccess]] = [
+    ("cookie", log_out_elsewhere),
+    ("token", disable_elsewhere),
+    ("link", disable_elsewhere),
+]
+"""Ends of access by another process, which apply after `CACHE_TTL_S`."""
+
+
+@pytest.fixture(scope="module")
+def readers(account_server: AccountServer) -> Iterator[User]:
+    """Accounts whose films are old enough, all after one wait; each test takes those that it needs."""
+    users = [account_server.new_user() for _ in range(len(ENDS) + len(ENDS_ELSEWHERE) + 4)]
+    for user in users:
+        user.put("film.mp4", film_of(user))
+    time.sleep(QUIET_S)
+    return iter(users)
+
+
+def film_of(user: User) -> bytes:
+    return f"film of {user.email}".encode()
+
+
+def ranges_of(user: User) -> list[tuple[int, bytes]]:
+    """Return the responses of `read_repeatedly` while the user has access."""
+    return [(206, film_of(user)[start:]) for start in range(5)]
 
 
 def read_repeatedly(
@@ -97,56 +120,67 @@ def read_repeatedly(
 
 @pytest.mark.parametrize(("kind", "end"), ENDS, ids=[f"{kind} {end.__name__}" for kind, end in ENDS])
 def test_answers_end_with_credentials(
-    account_server: AccountServer, kind: str, end: Callable[[AccountServer, User], None]
+    account_server: AccountServer, readers: Iterator[User], kind: str, end: EndAccess
 ) -> None:
-    user = account_server.new_user()
-    user.put("film.mp4", b"a film")
-    time.sleep(QUIET_S)
+    user = next(readers)
     query, headers = ACCESS[kind](account_server, user)
-    expected = [(206, b"a film"[start:]) for start in range(5)]
-    assert read_repeatedly(account_server, "film.mp4", query, headers) == expected
+    assert read_repeatedly(account_server, "film.mp4", query, headers) == ranges_of(user)
     end(account_server, user)
     assert {status for status, _ in read_repeatedly(account_server, "film.mp4", query, headers)} <= {401, 403}
 
 
-def test_answer_of_one_account_is_not_repeated_for_another(account_server: AccountServer) -> None:
-    users = [account_server.new_user() for _ in range(2)]
-    for number, user in enumerate(users):
-        user.put("film.mp4", b"film %d" % number)
-    time.sleep(QUIET_S)
+def test_answers_end_when_another_process_ends_access(
+    account_server: AccountServer, readers: Iterator[User]
+) -> None:
+    """Each end has its own account, so one wait covers all of them."""
+    ended = []
+    for kind, end in ENDS_ELSEWHERE:
+        user = next(readers)
+        query, headers = ACCESS[kind](account_server, user)
+        assert read_repeatedly(account_server, "film.mp4", query, headers) == ranges_of(user)
+        end(account_server, user)
+        ended.append((kind, query, headers))
+    time.sleep(CACHE_TTL_S)
+    for kind, query, headers in ended:
+        found = read_repeatedly(account_server, "film.mp4", query, headers)
+        assert {status for status, _ in found} <= {401, 403}, kind
+
+
+def test_answer_of_one_account_is_not_repeated_for_another(
+    account_server: AccountServer, readers: Iterator[User]
+) -> None:
+    users = [next(readers), next(readers)]
     for _ in range(2):
-        for number, user in enumerate(users):
+        for user in users:
             found = read_repeatedly(account_server, "film.mp4", "", basic(user.email))
-            assert found == [(206, (b"film %d" % number)[start:]) for start in range(5)]
+            assert found == ranges_of(user)
     assert {status for status, _ in read_repeatedly(account_server, "film.mp4", "", {})} == {401}
 
 
-def test_link_is_not_repeated_after_it_expired(account_server: AccountServer) -> None:
-    user = account_server.new_user()
-    user.put("film.mp4", b"a film")
-    time.sleep(QUIET_S)
-    query, headers = by_link(account_server, user)
+def test_link_is_not_repeated_after_it_expired(
+    account_server: AccountServer, readers: Iterator[User]
+) -> None:
+    user = next(readers)
+    query, headers = by_link(account_server, user, expires_in=3)
     (link,) = user.request("GET", "/account/links").json()["items"]
-    assert read_repeatedly(account_server, "film.mp4", query, headers)[-1] == (206, b"lm")
-    expires_at = now() + timedelta(seconds=2)
-    (known,) = account_server.store.links.list(user.account.id)
-    assert known.id == link["id"]
-    account_server.store.links.remove(known.id)
-    account_server.store.links.add(dataclasses.replace(known, expires_at=expires_at))
-    time.sleep(CACHE_TTL_S + 1)
-    assert {status for status, _ in read_repeatedly(account_server, "film.mp4", query, headers)} == {403}
+    expires_at = datetime.fromisoformat(link["expires_at"])
+    began, found = now(), read_repeatedly(account_server, "film.mp4", query, headers)
+    assert found == ranges_of(user)
+    while found[0][0] == 206:  # an answer that is kept for `REPEATABLE_S` would outlive the link
+        assert began < expires_at
+        began, found = now(), read_repeatedly(account_server, "film.mp4", query, headers)
+    assert {status for status, _ in found} == {403}
 
 
-def test_range_is_sent_when_session_is_recorded_as_used(account_server: AccountServer) -> None:
+def test_range_is_sent_when_session_is_recorded_as_used(
+    account_server: AccountServer, readers: Iterator[User]
+) -> None:
     """Then the session has to be looked up again: its answer must not be kept, and no other is."""
-    user = account_server.new_user()
-    user.put("film.mp4", b"a film")
-    time.sleep(QUIET_S)
-    expected = [(206, b"a film"[start:]) for start in range(5)]
-    assert read_repeatedly(account_server, "film.mp4", "", user.headers) == expected
+    user = next(readers)
+    assert read_repeatedly(account_server, "film.mp4", "", user.headers) == ranges_of(user)
     time.sleep(REPEATABLE_S)
     secret = account_server.new_session(user.account, age=timedelta(hours=2))
-    assert read_repeatedly(account_server, "film.mp4", "", account_server.cookie(secret)) == expected
+    assert read_repeatedly(account_server, "film.mp4", "", account_server.cookie(secret)) == ranges_of(user)
 
 
 def test_rest_of_repeated_answer_ends_with_credentials(account_server: AccountServer) -> None:
