@@ -19,7 +19,7 @@ from tests.http.accounts.conftest import (
     open_account_store,
     run_account_server,
 )
-from tests.support import NewLibrary, Server, each_backend, mongo, noise, running
+from tests.support import NewLibrary, Server, each_backend, mongo, noise, on_disk_and_gridfs, running
 from tests.support.beneath import beneath
 
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -47,7 +47,7 @@ def stored_paths(server: Server, library: str) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file()]
 
 
-@each_backend
+@on_disk_and_gridfs
 def test_deletion_removes_account_and_only_its_library(
     account_server: AccountServer, other_user: User, check_problem: CheckProblem
 ) -> None:
@@ -96,7 +96,7 @@ def test_last_administrator_cannot_leave_while_other_accounts_exist(
     assert admin.request("GET", "/account").status_code == 200
 
 
-@each_backend
+@on_disk_and_gridfs
 def test_upload_leaves_nothing_when_its_account_is_deleted(
     account_server: AccountServer, connect: Callable[..., Any]
 ) -> None:
@@ -142,7 +142,7 @@ def kill_interrupts(server: Server, library: str, count: int) -> bool:
     return bool(remaining)
 
 
-@each_backend
+@on_disk_and_gridfs
 def test_deletion_resumes_after_kill(own_server: AccountServer) -> None:
     own_server.new_user("admin@example.org")
     stayer = own_server.new_user()
@@ -161,7 +161,7 @@ def test_deletion_resumes_after_kill(own_server: AccountServer) -> None:
     assert stayer.content("film.mp4") == b"stays"
 
 
-@each_backend
+@on_disk_and_gridfs
 def test_kept_files_move_to_another_account_despite_kill(own_server: AccountServer) -> None:
     """They never overwrite a file, may exceed the quota, and include hidden files."""
     own_server.new_user("admin@example.org")
@@ -249,10 +249,7 @@ def test_deletion_shows_its_effect_and_requires_own_address(
         assert (own_server.server.files / "second@nas" / "films" / "film.mp4").read_bytes() == b"a film"
 
 
-@each_backend
 def test_files_in_the_folder_survive_deletion_when_kept(own_server: AccountServer) -> None:
-    if own_server.server.settings.get("storage") == "gridfs":
-        return
     admin = own_server.new_user("admin@example.org")
     admin.put("films/film.mp4", b"a film")
     own_file = own_server.server.files / "by" / "hand.mp4"
@@ -269,7 +266,7 @@ def test_files_in_the_folder_survive_deletion_when_kept(own_server: AccountServe
 
 @each_backend
 def test_first_account_owns_a_library_that_was_open(tmp_path: Path, new_library: NewLibrary) -> None:
-    """Only that account does, and exactly one of ten concurrent sign-ups is first."""
+    """Only that account does, and exactly one of five concurrent sign-ups is first."""
     library = new_library()
     if "mongodb_url" in library:
         library["users_url"] = str(library["mongodb_url"]).replace("library", "users")
@@ -292,8 +289,8 @@ def test_first_account_owns_a_library_that_was_open(tmp_path: Path, new_library:
             )
             return made
 
-        with ThreadPoolExecutor(10) as pool:
-            accounts = list(pool.map(sign_up, range(10)))
+        with ThreadPoolExecutor(5) as pool:
+            accounts = list(pool.map(sign_up, range(5)))
         (first,) = [account for account in accounts if account["is_admin"]]
         for account in accounts:
             headers = basic(account["email"])

@@ -12,7 +12,7 @@ import pytest
 
 from app.accounts.models import Scope, hash_secret
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
-from tests.support import each_backend
+from tests.support import on_disk_and_gridfs
 from tests.support.sockets import TEXT, Socket
 
 PATCH = {"content-type": "application/merge-patch+json"}
@@ -398,7 +398,7 @@ def test_owner_has_access_within_scopes(credentials: str, account_server: Accoun
         assert refused.headers["www-authenticate"] == 'Bearer error="insufficient_scope"'
 
 
-@each_backend
+@on_disk_and_gridfs
 def test_accounts_with_equal_names_have_separate_files(account_server: AccountServer) -> None:
     users = [account_server.new_user() for _ in range(3)]
     files = [user.put("films/film.mp4", user.email.encode()) for user in users]

@@ -14,7 +14,6 @@ import pytest
 from app.accounts.links import LinkKind, LinkSigner
 from app.accounts.models import Link, SigningKey, now
 from tests.http.accounts.conftest import AccountServer, User, bearer
-from tests.support import each_backend
 
 SendRaw = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -35,7 +34,6 @@ def entries(playlist: httpx.Response) -> list[str]:
     return [line for line in playlist.text.splitlines() if line.startswith("http")]
 
 
-@each_backend
 def test_link_opens_file_without_credentials(account_server: AccountServer, user: User) -> None:
     user.put("films/é & 100%.mp4", b"0123456789")
     link = user.new_link("films/é & 100%.mp4")
@@ -226,7 +224,6 @@ def test_link_takes_precedence_over_other_credentials(
     assert (user.content("film.mp4"), other_user.content("film.mp4")) == (b"mine", b"others too")
 
 
-@each_backend
 def test_revoked_link_is_refused_immediately(
     account_server: AccountServer, user: User, other_user: User
 ) -> None:

@@ -270,7 +270,6 @@ def test_endless_login_body_is_refused(account_server: AccountServer) -> None:
 # Logging in
 
 
-@each_backend
 def test_program_logs_in(
     account_server: AccountServer, user: User, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:

@@ -97,7 +97,6 @@ def limits(new_store: AccountStore, runner: asyncio.Runner) -> CountedLimits:
 # Brute force
 
 
-@each_backend
 def test_login_is_refused_after_ten_wrong_passwords_even_with_the_right_one(
     user: User, other_user: User, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.http.accounts.conftest import AccountServer, User
-from tests.support import each_backend, noise
+from tests.support import each_backend, noise, on_disk_and_gridfs
 
 QUOTA = 1_000_000
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -37,7 +37,7 @@ def chunked_body(size: int) -> Iterator[bytes]:
         yield noise(min(50_000, size - start))
 
 
-@each_backend
+@on_disk_and_gridfs
 def test_quota_is_exact_to_the_byte(
     limited_user: User, check_problem: CheckProblem, no_server_errors: None
 ) -> None:

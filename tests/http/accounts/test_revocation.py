@@ -10,7 +10,7 @@ import pytest
 
 from app.accounts.models import SigningKey, hash_secret, now
 from app.accounts.passwords import Passwords
-from tests.conftest import BACKENDS
+from tests.conftest import filesystem
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer, run_account_server
 from tests.http.accounts.test_links import token_of
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, open_socket
@@ -27,30 +27,21 @@ concurrent = Together("waiting")
 """Tests that wait for the two-second poll of the server run at the same time, each with its own accounts."""
 
 
-@pytest.fixture(scope="module")
-def all_outcomes(
+@pytest.fixture(scope="module", name="waiting")
+def concurrent_outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Outcomes]]:
-    """Run these tests on every backend at the same time."""
-    with ExitStack() as stack:
-        servers = {
-            backend: stack.enter_context(run_account_server(tmp_path_factory.mktemp(backend), new_library()))
-            for backend, new_library in BACKENDS.items()
-        }
-        for account_server in servers.values():
-            account_server.new_user("admin@example.org")
+) -> Iterator[Outcomes]:
+    """Run these tests on SQLite; test_replicas.py repeats revocation on the other backends."""
+    with (
+        ExitStack() as stack,
+        run_account_server(tmp_path_factory.mktemp("revocation"), filesystem()) as account_server,
+    ):
+        account_server.new_user("admin@example.org")
 
-        def concurrent_outcomes(account_server: AccountServer) -> Outcomes:
-            return stack.enter_context(
-                concurrent.begun(request, lambda _: (account_server.for_thread(stack),))
-            )
+        def server_for_thread(name: str) -> tuple[AccountServer]:
+            return (account_server.for_thread(stack),)
 
-        yield {backend: concurrent_outcomes(account_server) for backend, account_server in servers.items()}
-
-
-@pytest.fixture(scope="module", name="waiting", params=BACKENDS)
-def concurrent_outcomes(request: pytest.FixtureRequest, all_outcomes: dict[str, Outcomes]) -> Outcomes:
-    return all_outcomes[request.param]
+        yield stack.enter_context(concurrent.begun(request, server_for_thread))
 
 
 EndAccess = Callable[[AccountServer, User], object]

@@ -29,7 +29,6 @@ def create_token(user: User, *scopes: str, name: str = "VLC") -> dict[str, Any]:
 # Tokens
 
 
-@each_backend
 def test_token_is_shown_once_and_works_until_revoked(
     account_server: AccountServer, user: User, other_user: User, check_problem: CheckProblem
 ) -> None:
