@@ -20,7 +20,7 @@ from tests.support.beneath import beneath
 from tests.support.sqlite import begin_library
 from tests.unit.database import foreign_changes
 
-INDEPENDENT_OF_READING = {"test_lists", "test_maintenance"}
+INDEPENDENT_OF_READING = {"test_ignored", "test_lists", "test_maintenance"}
 """Modules whose tests do not depend on how open files are read."""
 
 

@@ -60,7 +60,7 @@ async def test_every_list_equals_reference_model(storage: Storage) -> None:
     listed = 0
     unfiltered = [one for one in model.LISTINGS if not one.query and not one.content_type]
     in_pages = [(one, 7 if number % 3 == 0 else 1000) for number, one in enumerate(unfiltered)]
-    for listing, limit in [*in_pages, *model.sample(model.LISTINGS, 400)]:
+    for listing, limit in [*in_pages, *model.sample(model.LISTINGS, 150)]:
         wanted = model.expected(infos.values(), listing)
         assert await pages(storage, listing, limit) == wanted, listing
         listed += len(wanted)
@@ -77,7 +77,7 @@ async def test_rendered_page_equals_page(storage: Storage) -> None:
     for key, size, content_type in model.FILES[:40]:
         await put(storage, key, size, content_type)
     listings = [Listing(SHARED, sort=sort, recursive=True, descending=one) for sort, one in ORDERS]
-    sample = [one for one, _ in model.sample(model.LISTINGS, 60)]
+    sample = [one for one, _ in model.sample(model.LISTINGS, 20)]
     for listing in [*listings, Listing(SHARED), Listing(SHARED, "a"), *sample]:
         cursor = None
         for _ in range(10):

@@ -105,7 +105,6 @@ def test_list_contains_files_and_direct_subfolders(http: httpx.Client, folder: s
     assert list_page(http, folder=folder)["folders"] == ["sub"]
 
 
-@each_backend
 def test_files_are_in_byte_order(large_http: httpx.Client) -> None:
     assert sorted(BYTE_ORDERED, key=str.encode) == BYTE_ORDERED
     assert filenames(large_http.get("/files", params={"folder": "files"})) == BYTE_ORDERED
@@ -113,7 +112,6 @@ def test_files_are_in_byte_order(large_http: httpx.Client) -> None:
         assert filenames(response) == [name]
 
 
-@each_backend
 def test_folders_are_in_byte_order(large_http: httpx.Client) -> None:
     assert list_page(large_http, folder="folders")["folders"] == BYTE_ORDERED
 

@@ -16,7 +16,7 @@ from fastapi import Request
 from app.resources.listing import PAGE_SIZE, StreamedListing
 from app.settings import Settings
 from tests.http.large_library import LargeLibrary, PageCounter, serve_in_process
-from tests.support import NewLibrary, Server, each_backend, running
+from tests.support import NewLibrary, Server, running
 
 SendRequest = Callable[..., httpx.Response]
 FILES = 4_000
@@ -65,7 +65,6 @@ def xspf(http: httpx.Client, **query: object) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("read_playlist", [m3u, xspf])
-@each_backend
 def test_playlist_addresses_serve_their_films(
     read_playlist: Callable[..., list[tuple[str, str]]], http: httpx.Client, folder: str, server: Server
 ) -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.http.large_library import run_with_films
-from tests.support import NewLibrary, Server, each_backend, running
+from tests.support import NewLibrary, Server, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -181,7 +181,6 @@ def test_favicon_is_at_its_default_address(send_request: Callable[..., httpx.Res
     assert send_request("HEAD", "/favicon.ico").headers["content-length"] == str(len(response.content))
 
 
-@each_backend
 def test_list_leads_to_player_and_download_for_every_name(
     browser: Browser, http: httpx.Client, folder: str
 ) -> None:

@@ -20,15 +20,20 @@ DATABASES: dict[str, Callable[[], str | None]] = {
 }
 
 
-OVER_BOTH = {"test_reconcile", "test_group_commit"}
-"""Modules whose tests depend on the database; those of other modules depend on files only."""
+OVER_BOTH = {"test_group_commit": False, "test_reconcile": True}
+"""Modules whose tests depend on the database, and whether PostgreSQL is left to `make soak`, because the
+contract tests include scans on it. Tests of the other modules depend on files only."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = any("library" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "library" in metafunc.fixturenames and not chosen:
-        over_both = metafunc.module.__name__.rpartition(".")[2] in OVER_BOTH
-        metafunc.parametrize("library", DATABASES if over_both else ["sqlite"], indirect=True)
+        databases: list[object] = ["sqlite"]
+        module = metafunc.module.__name__.rpartition(".")[2]
+        if module in OVER_BOTH:
+            marks = [pytest.mark.campaign] if OVER_BOTH[module] else []
+            databases.append(pytest.param("postgresql", marks=marks))
+        metafunc.parametrize("library", databases, indirect=True)
 
 
 @pytest.fixture

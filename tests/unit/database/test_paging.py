@@ -1,6 +1,6 @@
 """Pages equal the reference model on each database, by each strategy of the paging algorithm."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -89,14 +89,31 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield library
 
 
-@pytest.mark.parametrize("limits", STRATEGIES)
-def test_every_strategy_finds_the_files_of_the_model(stored: Library, limits: PageLimits) -> None:
+UNFILTERED = [one for one in model.LISTINGS if not one.query and not one.content_type]
+
+
+def check_lists(stored: Library, limits: PageLimits, listings: Iterable[tuple[Listing, int]]) -> int:
+    """Assert that each listing has the files of the model. Return their number."""
     infos, within = stored
     get_page = within(limits)
-    unfiltered: list[Listing] = [one for one in model.LISTINGS if not one.query and not one.content_type]
     found = 0
-    for listing, limit in [*((one, 3) for one in unfiltered), *model.sample(model.LISTINGS, 150)]:
+    for listing, limit in listings:
         wanted = model.expected(infos, listing)
         assert [one for page in pages(get_page, listing, limit) for one in page] == wanted, listing
         found += len(wanted)
-    assert found > 900, "most of the lists above must have files"
+    return found
+
+
+@pytest.mark.parametrize("limits", STRATEGIES)
+def test_every_strategy_finds_the_files_of_the_model(stored: Library, limits: PageLimits) -> None:
+    sample = [*((one, 7) for one in UNFILTERED[::3]), *model.sample(model.LISTINGS, 50)]
+    assert check_lists(stored, limits, sample) > 300, "most of these lists must have files"
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("limits", STRATEGIES)
+def test_every_strategy_finds_the_files_of_the_model_in_many_lists(
+    stored: Library, limits: PageLimits
+) -> None:
+    sample = [*((one, 3) for one in UNFILTERED), *model.sample(model.LISTINGS, 1000)]
+    assert check_lists(stored, limits, sample) > 900, "most of these lists must have files"
