@@ -19,6 +19,16 @@ def open_events(server: Server) -> Socket:
     return listener
 
 
+def next_event(listener: Socket, folder: str) -> dict[str, Any]:
+    """Return the next event of a folder.
+
+    On GridFS, events of another test's files, which were removed behind the server's back, may arrive late.
+    """
+    while not (event := listener.json())["path"].startswith(f"{folder}/"):
+        pass
+    return event
+
+
 def test_session_socket_sends_sid_and_answers_every_text(server: Server, no_server_errors: None) -> None:
     with Socket(server) as one, Socket(server) as other:
         sids = {one.json()["sid"], other.json()["sid"]}
@@ -60,7 +70,7 @@ def test_events_socket_receives_every_change(
         assert http.delete(f"/files/{path}").status_code == 204
         common = {"id": created["id"], "path": path}
         etag = replaced.headers["etag"].strip('"')
-        assert [listener.json() for _ in range(4)] == [
+        assert [next_event(listener, folder) for _ in range(4)] == [
             {"type": "file.created", **common, "etag": created["etag"]},
             {"type": "file.replaced", **common, "etag": etag},
             {"type": "file.created", "id": form["id"], "path": f"{folder}/b.mp4", "etag": form["etag"]},
