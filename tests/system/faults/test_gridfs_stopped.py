@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from app.resources.health import READY_WITHIN_S
 from tests.support import Server, mongo, noise
 from tests.support.mongo import Mongod
 from tests.support.together import Outcomes, Together
@@ -26,6 +27,8 @@ from tests.system.faults.grid import (
 )
 
 LIMIT_S = 5.0
+MAX_LOOP_DELAY_S = 1
+"""Seconds that the event loop may take to respond, while it receives many uploads on a busy machine."""
 FILM = noise(24_000_000)
 PART = FILM[:6_000_000]
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
@@ -111,9 +114,9 @@ def test_requests_fail_within_seconds_and_recover(node: Mongod, grid: Grid) -> N
             futures = [pool.submit(send_request, server, FOLDER, number) for number in range(clients)]
             began = time.monotonic()
             assert http.get("/health/ready").status_code == 503
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < READY_WITHIN_S + MAX_LOOP_DELAY_S
             responses = [future.result() for future in futures]
-            assert health.result() < 1
+            assert health.result() < MAX_LOOP_DELAY_S
         for response, _ in responses:
             check_unavailable(response)
         slowest = sorted(
