@@ -15,12 +15,12 @@ import pytest
 
 from tests.support import Server, running
 from tests.support.postgres import Postgres, postgres, shared
-from tests.support.together import Outcomes, Together
 from tests.system.faults.grid import until
 
 FILM = random.Random(1).randbytes(300_000)
-RESTARTS = 5
+RESTARTS = 2
 WRITERS = 4
+CREATORS = 80
 ANSWERED_WITHIN_S = 5
 
 
@@ -28,30 +28,30 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-concurrent = Together("outcomes")
-"""Tests that crash or stop a PostgreSQL of their own, and wait for it."""
-
-
-@pytest.fixture(scope="module", name="outcomes")
-def concurrent_outcomes(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Outcomes]:
-    with ExitStack() as stack:
-
-        def resources(name: str) -> tuple[Server, Postgres]:
-            return stack.enter_context(serving(tmp_path_factory.mktemp(name)))
-
-        with concurrent.begun(request, resources) as outcomes:
-            yield outcomes
-
-
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[Server, Postgres]]:
     with (
         postgres(durable=True) as database,
-        running(folder, storage="filesystem", database_url=database.new_database(), stable_after=0) as server,
+        running(folder, storage="filesystem", database_url=database.new_library(), stable_after=0) as server,
     ):
         yield server, database
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Postgres]]:
+    """Run a server and a PostgreSQL, which tests stop, crash and start again; each uses files of its own."""
+    with serving(tmp_path_factory.mktemp("crashes")) as served:
+        yield served
+
+
+@pytest.fixture
+def server(served: tuple[Server, Postgres]) -> Server:
+    return served[0]
+
+
+@pytest.fixture
+def database(served: tuple[Server, Postgres]) -> Postgres:
+    return served[1]
 
 
 @pytest.fixture
@@ -104,52 +104,6 @@ class Writer:
             self.possible[name] = before | {intended} if response.status_code == 503 else {intended}
 
 
-@concurrent
-def test_postgresql_crash_loses_no_acknowledged_change(server: Server, database: Postgres) -> None:
-    writers = [Writer(server, number) for number in range(WRITERS)]
-    stop = threading.Event()
-    with ThreadPoolExecutor(WRITERS) as pool:
-        futures = [pool.submit(writer.write, stop) for writer in writers]
-        for _ in range(RESTARTS):
-            time.sleep(0.5)
-            database.crash()
-            database.start()
-        time.sleep(0.5)
-        stop.set()
-        for future in futures:
-            future.result()
-    statuses = sum((writer.statuses for writer in writers), Counter())
-    assert statuses[201] > RESTARTS, statuses
-    assert statuses[503] > 0, "no request met a restart"
-    with server.client() as http:
-        for writer in writers:
-            items = http.get("/files", params={"folder": writer.folder}).raise_for_status().json()["items"]
-            found = {item["filename"]: item for item in items}
-            for name, possible in writer.possible.items():
-                response = http.get(f"/files/{writer.folder}/{name}")
-                version = None if response.status_code == 404 else sha256(response.raise_for_status().content)
-                assert version in possible
-                assert (name in found) == (version is not None)
-                assert version is None or found[name]["sha256"] in (None, version)
-    assert server.staging() == []
-    assert "Traceback" not in server.log()
-
-
-@concurrent
-def test_postgresql_restart_between_requests_causes_no_error(server: Server, database: Postgres) -> None:
-    with server.client() as http:
-        assert http.put("/files/film.mp4", content=FILM).status_code == 201
-        with ThreadPoolExecutor(8) as pool:  # so that several connections are idle
-            list(pool.map(lambda _: http.get("/files"), range(40)))
-        database.crash()
-        database.start()
-        assert http.put("/files/film.mp4", content=FILM).status_code == 204
-        for _ in range(20):
-            assert http.get("/files/film.mp4").content == FILM
-            assert http.get("/files").status_code == 200
-
-
-@concurrent
 def test_requests_fail_within_seconds_while_postgresql_is_stopped(server: Server, database: Postgres) -> None:
     limits = httpx.Limits(max_connections=100)
     with server.client(limits=limits) as http, ThreadPoolExecutor(60) as pool:
@@ -187,10 +141,54 @@ def test_requests_fail_within_seconds_while_postgresql_is_stopped(server: Server
                 database.resume()
         assert until(lambda: http.get("/health/ready").status_code == 200)
         assert http.put("/files/after.mp4", content=FILM).status_code == 201
-        for item in http.get("/files", params={"recursive": "true"}).json()["items"]:
-            assert http.get(f"/files/{item['path']}").content == FILM
+        for folder in ("", "new"):
+            for item in http.get("/files", params={"folder": folder}).json()["items"]:
+                assert http.get(f"/files/{item['path']}").content == FILM
         assert server.staging() == []
         assert "Traceback" not in server.log()
+
+
+def test_postgresql_restart_between_requests_causes_no_error(server: Server, database: Postgres) -> None:
+    with server.client() as http:
+        assert http.put("/files/restart.mp4", content=FILM).status_code == 201
+        with ThreadPoolExecutor(8) as pool:  # so that several connections are idle
+            list(pool.map(lambda _: http.get("/files"), range(40)))
+        database.crash()
+        database.start()
+        assert http.put("/files/restart.mp4", content=FILM).status_code == 204
+        for _ in range(20):
+            assert http.get("/files/restart.mp4").content == FILM
+            assert http.get("/files").status_code == 200
+
+
+def test_postgresql_crash_loses_no_acknowledged_change(server: Server, database: Postgres) -> None:
+    writers = [Writer(server, number) for number in range(WRITERS)]
+    stop = threading.Event()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        futures = [pool.submit(writer.write, stop) for writer in writers]
+        for _ in range(RESTARTS):
+            time.sleep(0.5)
+            database.crash()
+            database.start()
+        time.sleep(0.5)
+        stop.set()
+        for future in futures:
+            future.result()
+    statuses = sum((writer.statuses for writer in writers), Counter())
+    assert statuses[201] > RESTARTS, statuses
+    assert statuses[503] > 0, "no request met a restart"
+    with server.client() as http:
+        for writer in writers:
+            items = http.get("/files", params={"folder": writer.folder}).raise_for_status().json()["items"]
+            found = {item["filename"]: item for item in items}
+            for name, possible in writer.possible.items():
+                response = http.get(f"/files/{writer.folder}/{name}")
+                version = None if response.status_code == 404 else sha256(response.raise_for_status().content)
+                assert version in possible
+                assert (name in found) == (version is not None)
+                assert version is None or found[name]["sha256"] in (None, version)
+    assert server.staging() == []
+    assert "Traceback" not in server.log()
 
 
 @pytest.mark.campaign
@@ -224,7 +222,7 @@ def check_stops(server: Server, database: Postgres) -> None:
 
 
 def test_one_of_many_racing_creates_on_two_servers_wins(two_servers: list[Server], tmp_path: Path) -> None:
-    start = threading.Barrier(200)
+    start = threading.Barrier(CREATORS)
     limits = httpx.Limits(max_connections=100)
     with two_servers[0].client(limits=limits) as one, two_servers[1].client(limits=limits) as other:
 
@@ -233,8 +231,8 @@ def test_one_of_many_racing_creates_on_two_servers_wins(two_servers: list[Server
             http = other if number % 2 else one
             return http.post("/file/upload", files={"file": ("film.mp4", b"%d" % number)}).status_code
 
-        with ThreadPoolExecutor(200) as pool:
-            assert Counter(pool.map(create, range(200))) == {201: 1, 409: 199}
+        with ThreadPoolExecutor(CREATORS) as pool:
+            assert Counter(pool.map(create, range(CREATORS))) == {201: 1, 409: CREATORS - 1}
         assert one.get("/files/film.mp4").content == other.get("/files/film.mp4").content
     assert list((tmp_path / "files" / ".seekable" / "staging").iterdir()) == []
 
