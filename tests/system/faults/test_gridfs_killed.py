@@ -29,7 +29,13 @@ NEW = b"new" * 100_000
 NUMBERS = itertools.count(1)
 
 
-@pytest.fixture(scope="module", params=["tests", ""], ids=["replica set", "standalone"])
+NODES = [
+    pytest.param("tests", id="replica set"),
+    pytest.param("", id="standalone", marks=pytest.mark.campaign),
+]
+
+
+@pytest.fixture(scope="module", params=NODES)
 def node(request: pytest.FixtureRequest) -> Iterator[Mongod]:
     with mongo.mongod(replica_set=request.param) as node:
         yield node

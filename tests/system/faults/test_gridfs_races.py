@@ -14,7 +14,7 @@ import pytest
 from tests.support import Server, mongo
 from tests.system.faults.grid import Download, Grid, StartRequest, form_head, head, response_to, sha256, until
 
-CLIENTS = 200
+CLIENTS = 80
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 NUMBERS = itertools.count(1)
 

@@ -61,7 +61,6 @@ def test_kill_at_each_call_leaves_old_or_new_state(
     [
         ("sqlite", "move", ("renameat2", "fsync")),
         ("sqlite", "move by link", ("linkat", "fsync", "unlinkat")),
-        ("postgresql", "move by link", ("linkat", "unlinkat")),
     ],
     indirect=["database"],
 )

@@ -52,7 +52,7 @@ def proxy() -> Iterator[LossyProxy]:
 
 @pytest.fixture
 def library(tmp_path: Path, proxy: LossyProxy) -> Iterator[Library]:
-    url = shared().new_database().replace(str(shared().port), str(proxy.port))
+    url = shared().new_library().replace(str(shared().port), str(proxy.port))
     library = Library(tmp_path / "files", url, outcome_timeout_s=0.2)
     yield library
     library.close()

@@ -22,7 +22,7 @@ pytestmark = on_disk_and_gridfs
 StartRequest = Callable[..., socket.socket]
 Until = Callable[..., bool]
 
-CREATORS = 200
+CREATORS = 80
 CLIENTS = 60
 BIG = noise(24_000_000)
 

@@ -15,7 +15,6 @@ from tests.support import Server, running
 from tests.support.mongo import three_nodes
 from tests.support.postgres import postgres
 from tests.support.sockets import Socket
-from tests.support.together import Outcomes, Together
 from tests.system.faults.crowd import Crowd
 from tests.system.live.clients import until
 from tests.system.live.proxies import HOST, Proxy, proxy
@@ -23,8 +22,6 @@ from tests.system.live.proxies import HOST, Proxy, proxy
 SHORT = 9, 2.0
 LONG = 30, 60.0
 """Clients, and the least duration in seconds."""
-
-concurrent = Together("outcomes")
 
 SETTINGS = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # short, so that restarts abort downloads
 
@@ -139,20 +136,9 @@ def two_servers_on_one_postgresql(folder: Path, clients: int, seconds: float) ->
             check_events_of_another_server(servers)
 
 
-@pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
-    with concurrent.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
-        yield outcomes
-
-
-@concurrent
-def test_three_servers_on_three_mongods_survive_failures(folder: Path) -> None:
-    three_servers_on_three_mongods(folder, *SHORT)
-
-
-@concurrent
-def test_two_servers_on_one_postgresql_survive_failures(folder: Path) -> None:
-    two_servers_on_one_postgresql(folder, *SHORT)
+def test_two_servers_on_one_postgresql_survive_failures(tmp_path: Path) -> None:
+    """The short version; test_gridfs_failover.py has that of a failover of MongoDB."""
+    two_servers_on_one_postgresql(tmp_path, *SHORT)
 
 
 @pytest.mark.campaign
