@@ -290,8 +290,11 @@ class Exchange:
         if failure is not None:
             log.error("Exception in ASGI application\n", exc_info=failure)
             failure = None  # its traceback refers to this frame: the cycle would wait for a collection
-        if not self.complete and not self._disconnected:
-            self._cut_off()
+        if not self.complete:
+            if connection.sender is not None:
+                connection.sender.end()
+            if not self._disconnected:
+                self._cut_off()
         connection.tasks.discard(asyncio.current_task())
 
     def _cut_off(self) -> None:
@@ -346,7 +349,7 @@ class Exchange:
         if connection.write_paused and not self._disconnected:
             await connection.drain()
         if kind == EXTENSION:
-            await self._send_file(message["file"].fileno(), message["offset"], message["count"])
+            await self._send_file(message)
         elif self._disconnected:
             return
         else:
@@ -396,8 +399,9 @@ class Exchange:
         if data:
             self._connection.transport.write(data)
 
-    async def _send_file(self, file: int, offset: int, count: int) -> None:
+    async def _send_file(self, message: Any) -> None:
         """Send a span of a file. Raises ConnectionError if the client has left."""
+        file, offset, count = message["file"].fileno(), message["offset"], message["count"]
         connection, sender = self._connection, self._connection.sender
         assert sender is not None
         self._check_present()
@@ -411,6 +415,8 @@ class Exchange:
         sent = sender.send_now(file, offset, count)
         if sent < count:
             await sender.send(file, offset + sent, count - sent)
+        elif message.get("more_body", False):
+            await asyncio.sleep(0)  # other connections, too, while this client takes everything at once
         if self._remaining is not None:
             self._remaining -= count
 
@@ -423,6 +429,8 @@ class Exchange:
             raise RuntimeError("The application sent less than its Content-Length.")
         # The next response may send files before this application returns.
         self._bodies, self.complete = self.sent, True
+        if self._connection.sender is not None:
+            self._connection.sender.end()
         self._notify()
         self._connection.response_completed(self)
 

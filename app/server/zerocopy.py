@@ -23,15 +23,18 @@ class FileSender:
     """A sender of spans of files, one at a time, to the socket of a transport whose write buffer is empty.
 
     Event loops allow no second watcher on a transport's descriptor, so a duplicate is watched while a span
-    has to wait.
+    has to wait. It is kept for the next span of the same response.
     """
 
-    __slots__ = ("_loop", "_socket", "_waiting", "sent")
+    __slots__ = ("_file", "_loop", "_offset", "_socket", "_stop", "_waiting", "_watched", "sent")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, socket: int) -> None:
         self._loop = loop
         self._socket = socket
         self._waiting: asyncio.Future[None] | None = None
+        self._watched = -1  # the duplicate
+        self._file = -1  # of the span that waits, as the next two
+        self._offset = self._stop = 0
         self.sent = 0
         """Bytes sent so far, over all spans."""
 
@@ -45,41 +48,54 @@ class FileSender:
         return self._step(self._socket, file, offset, offset + count)
 
     async def send(self, file: int, offset: int, count: int) -> None:
-        """Send the span, waiting until the socket is writable.
+        """Send the span, waiting until the socket is writable. Call `end` after the last span of a response.
 
         Raises ConnectionError if the client has left, Truncated if the file is too short, StorageUnavailable
         if it cannot be read.
         """
-        stop = offset + count
-        try:
-            watched = os.dup(self._socket)
-        except OSError as error:
-            raise StorageUnavailable(f"The file could not be sent: {error.strerror}.") from error
+        self._file, self._offset, self._stop = file, offset, offset + count
         # Only `self` refers to it: a local variable and the traceback of its exception would be a cycle.
         self._waiting = self._loop.create_future()
-
-        def on_writable() -> None:
-            nonlocal offset
-            if self._waiting is None or self._waiting.done():
-                return
-            try:
-                offset += self._step(watched, file, offset, stop)
-            except Exception as error:
-                self._waiting.set_exception(error)
-            else:
-                if offset == stop:
-                    self._waiting.set_result(None)
-
         try:
-            self._loop.add_writer(watched, on_writable)
+            self._watch()
             await self._waiting
+        except BaseException:
+            self.end()
+            raise
         finally:
             self._waiting = None
+
+    def _watch(self) -> None:
+        if self._watched < 0:
+            try:
+                self._watched = os.dup(self._socket)
+            except OSError as error:
+                raise StorageUnavailable(f"The file could not be sent: {error.strerror}.") from error
+            self._loop.add_writer(self._watched, self._on_writable)
+
+    def _on_writable(self) -> None:
+        waiting = self._waiting
+        if waiting is None:  # the next span takes long: the socket must not wake the loop meanwhile
+            self.end()
+        elif not waiting.done():
+            try:
+                self._offset += self._step(self._watched, self._file, self._offset, self._stop)
+            except Exception as error:
+                waiting.set_exception(error)
+            else:
+                if self._offset == self._stop:
+                    waiting.set_result(None)
+
+    def end(self) -> None:
+        """Release the duplicate, if there is one."""
+        watched, self._watched = self._watched, -1
+        if watched >= 0:
             self._loop.remove_writer(watched)  # before close(2): a new connection may reuse the number
             os.close(watched)
 
     def connection_lost(self) -> None:
         """Fail a pending `send`, and release its descriptor."""
+        self.end()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(ConnectionResetError("The client has left."))
 

@@ -186,4 +186,3 @@ async def _sendfile(file: OpenFile, send: Send, span: Span, more: bool) -> None:
         if stop == span.stop:
             return
         start, size = stop, min(2 * size, MOST_BLOCK)
-        await asyncio.sleep(0)  # a send() to a fast reader does not yield: let other tasks run

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import os
 import sys
 import termios
 from collections.abc import AsyncIterator, Sequence
@@ -809,3 +810,62 @@ async def test_file_beyond_its_length_is_not_sent(tmp_path: Path) -> None:
         response = await service.exchange(request("GET /") + NEXT)
         assert response.endswith(b"\r\n\r\n")
         assert response.count(b"HTTP/1.1 ") == 1
+
+
+async def test_spans_that_are_sent_at_once_let_other_connections_in(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    film.write_bytes(bytes(100))
+    sent: list[int] = []
+    sent_before_others: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asyncio.get_running_loop().call_soon(lambda: sent_before_others.append(len(sent)))
+        with film.open("rb") as file:
+            await send(start((b"content-length", b"100")))
+            for offset in range(100):
+                block = {"type": EXTENSION, "file": file, "offset": offset, "count": 1}
+                await send({**block, "more_body": offset < 99})
+                sent.append(offset)
+
+    async with serving(app, sendfile=True) as service, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("GET /"))
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(100) == bytes(100)
+        writer.close()
+    assert sent_before_others[0] <= 1
+
+
+async def test_writable_socket_is_not_watched_while_next_span_is_awaited(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    size = 16 << 20  # more than the buffers of both sockets take
+    film.write_bytes(bytes(size))
+    ready = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with film.open("rb") as file:
+            await send(start((b"content-length", b"%d" % (2 * size))))
+            block = {"type": EXTENSION, "file": file, "offset": 0, "count": size}
+            await send({**block, "more_body": True})
+            await ready.wait()
+            await send(block)
+
+    async with serving(app, sendfile=True) as service, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        before = count_descriptors()
+        writer.write(request("GET /"))
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(size)
+        try:
+            while count_descriptors() > before + 1:  # the film
+                await asyncio.sleep(0)
+        finally:
+            ready.set()
+        await reader.readexactly(size)
+        while count_descriptors() > before:
+            await asyncio.sleep(0)
+        writer.close()
+
+
+def count_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
