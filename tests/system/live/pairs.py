@@ -13,6 +13,7 @@ import httpx
 
 from tests.http.conftest import Parts, RawConnection
 from tests.support import Server
+from tests.system.live.clients import until
 
 _BOUNDARY = re.compile(rb"boundary=([^;]*)")
 _OWN = re.compile(rb"\b[0-9a-f]{12}-\d+\b|\b127\.0\.0\.1:\d+")
@@ -99,10 +100,15 @@ class Pair:
         self.start(**settings)
 
     def _compare_counters(self) -> None:
-        """Compare requests by method, route and status."""
-        texts = [client.get("/metrics").raise_for_status().text for client in self._clients]
-        one, other = (set(_COUNTED.findall(text)) for text in texts)
-        assert one == other, one ^ other
+        """Compare requests by method, route and status, once the last one is counted, after its response."""
+        texts: list[str] = []
+
+        def agree() -> bool:
+            texts[:] = [client.get("/metrics").raise_for_status().text for client in self._clients]
+            one, other = (set(_COUNTED.findall(text)) for text in texts)
+            return one == other
+
+        until(agree, "both servers count the same requests")
         repeated, without = (int(text) for text in _REPEATED.findall("".join(texts)))
         assert without == 0
         self.repeated += repeated
