@@ -1,5 +1,6 @@
 """`seekable serve`: opens the listening sockets, prepares the database, and runs the server."""
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -86,6 +87,8 @@ def serve_command(
         raise click.UsageError("--uds cannot be combined with --host, --port, --open or --qr.")
     override(files_dir=folder, host=host, port=port, access=access, read_only=read_only or None)
     with ExitStack() as stack:
+        gc.disable()  # until the server has started: nearly all objects that imports create stay
+        stack.callback(gc.enable)
         settings = load(lambda settings: logs.configure(settings.log_format))
         check_has_folder(settings, folder)
         listeners, listens_on = _listeners(settings, uds, stack, has_address=has_address)
@@ -128,6 +131,7 @@ def _serve(
         shutdown_timeout=settings.shutdown_timeout,
     )
     if reload:
+        gc.enable()
         announce()
         serve_reloading(options, listeners)
     else:

@@ -9,16 +9,18 @@ from importlib.metadata import version
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from app.resources.dependencies import base_path, base_url
 from app.resources.rendering import page
 from app.resources.ui import PageRoute
 from app.storage.errors import NotFound
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 ROOT = "/help/"
 
@@ -59,6 +61,9 @@ def pages() -> dict[str, HelpPage]:
 
 def rendered(name: str, markdown: str) -> HelpPage:
     """Return the page of a Markdown file. HTML in it is shown as text."""
+    # Imported here, because few servers show the documentation. It takes 1.5 MiB.
+    from markdown_it import MarkdownIt  # noqa: PLC0415
+
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
     for token in _all_tokens(tokens):
@@ -82,7 +87,7 @@ def at_server(html: str, base_url: str) -> str:
     return _EXAMPLE_URL.sub(lambda found: f"{found[1]}{secure}://{found[2] or ''}{escape(rest)}", html)
 
 
-def _all_tokens(tokens: list[Token]) -> Iterator[Token]:
+def _all_tokens(tokens: list["Token"]) -> Iterator["Token"]:
     for token in tokens:
         yield token
         yield from token.children or ()

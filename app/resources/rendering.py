@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Request
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -20,6 +19,9 @@ from starlette.staticfiles import StaticFiles
 from app.http.content_disposition import is_inline
 from app.resources.dependencies import Services, base_url, file_url
 from app.storage.types import FileInfo
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 class JSON(JSONResponse):
@@ -150,7 +152,10 @@ def style_source(name: str) -> str:
 
 
 @cache
-def _templates() -> Environment:
+def _templates() -> "Environment":
+    # Imported here, because a server that only programs use shows no page. It takes 2 MiB.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
+
     templates = Environment(
         loader=FileSystemLoader(_WEB / "templates"),
         autoescape=True,

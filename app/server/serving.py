@@ -69,6 +69,7 @@ class FullCollections:
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, _YOUNG_COLLECTIONS, _NEVER)
+        gc.enable()  # `seekable serve` starts without
         self._blocks = sys.getallocatedblocks()
 
     def collect_if_grown(self) -> None:

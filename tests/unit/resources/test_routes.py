@@ -1,6 +1,8 @@
 """Routes that StreamMiddleware would hide: it matches the stream routes before all others."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -42,3 +44,13 @@ def test_check_detects_hidden_route(path: str, method: str) -> None:
     planted.add_api_route(path, lambda: None, methods=["POST"])
     everything = [*routes(accounts=True, metrics="open"), *planted.routes]
     assert hidden_paths(everything) == [path]
+
+
+def test_application_starts_without_libraries_of_pages_and_without_schemas() -> None:
+    code = (
+        "import sys, app.main\n"
+        "from fastapi.openapi.models import OpenAPI\n"
+        "print({'jinja2', 'markdown_it'} & sys.modules.keys(), OpenAPI.__pydantic_complete__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set() False\n"

@@ -22,6 +22,7 @@ def restored() -> Iterator[None]:
     thresholds = gc.get_threshold()
     yield
     gc.set_threshold(*thresholds)
+    gc.enable()
     gc.unfreeze()
 
 
@@ -42,6 +43,12 @@ def test_garbage_waits_until_memory_has_grown() -> None:
     large = old_garbage(150_000)
     collections.collect_if_grown()
     assert (small(), large()) == (None, None)
+
+
+def test_collections_begin_after_a_start_without_them() -> None:
+    gc.disable()
+    FullCollections().begin()
+    assert gc.isenabled()
 
 
 def test_young_garbage_is_collected_without_full_collections() -> None:
