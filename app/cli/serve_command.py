@@ -13,7 +13,7 @@ import click
 from app import logs
 from app.accounts.models import new_invite
 from app.cli.banner import Banner
-from app.cli.doctor import IGNORES_CASE
+from app.cli.findings import IGNORES_CASE
 from app.cli.options import check_has_folder, folder_argument
 from app.database import open_accounts, prepare_database
 from app.database.doctor_checks import ignores_case

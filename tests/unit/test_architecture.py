@@ -86,7 +86,7 @@ ONLY_IN: dict[str, set[str]] = {
         "settings",
         "cli.account_commands",
         "cli.config_command",
-        "cli.doctor",
+        "cli.findings",
     },
     "pydantic_settings": {"resources", "settings"},
     "anyascii": {"http"},

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.cli.doctor import (
+from app.cli.doctor import diagnose, summarize, within
+from app.cli.findings import (
     RULES,
     Finding,
     Level,
@@ -25,9 +26,6 @@ from app.cli.doctor import (
     check_database,
     check_folder,
     check_settings,
-    diagnose,
-    summarize,
-    within,
 )
 from app.database.doctor_checks import (
     NEEDED_ACTIONS,

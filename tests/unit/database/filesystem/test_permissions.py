@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from app.cli.doctor import Level, check_database, check_folder
+from app.cli.findings import Level, check_database, check_folder
 from app.database.doctor_checks import probe_databases, probe_folder
 from app.storage.types import Key
 from tests.support import need, need_root, run
