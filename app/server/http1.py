@@ -166,8 +166,9 @@ class RequestParser:
         events: list[Event] = []
         self._events = events
         self._heads = 0
-        # An encoded target is up to three times as long.
-        self._may_be_too_long = self._overhead > self._head_size // 3
+        # An encoded target is up to three times as long. Of a head that began in an earlier segment, behind
+        # another request, not all bytes are counted.
+        self._may_be_too_long = self.in_head or self._overhead > self._head_size // 3
         self._parse(data)
         if self._body:
             self._flush_body()

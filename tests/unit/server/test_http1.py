@@ -43,6 +43,8 @@ def kinds(events: list[Event]) -> str:
         ([GET + b"CONNECT h:80 HTTP/1.1\r\n\r\n" + GET], ["HER"]),
         ([b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n" + GET, GET], ["HE", ""]),
         ([b"GET / HTTP/1.1\r\nX: " + b"y" * HEAD_SIZE, GET], ["R", ""]),
+        ([GET + b"GET / HTTP/1.1\r\nX: " + b"y" * HEAD_SIZE, b"\r\n\r\n"], ["HE", "R"]),
+        ([PUT + b"12345GET / HTTP/1.1\r\nX: " + b"y" * HEAD_SIZE, b"\r\n\r\n"], ["HBE", "R"]),
         ([b"\r\n" * HEAD_SIZE], ["R"]),
         ([CHUNKED + b"0\r\n", b"T: " + b"y" * HEAD_SIZE], ["H", "R"]),
         ([CHUNKED + b"0;" + b"y" * HEAD_SIZE], ["H"]),
