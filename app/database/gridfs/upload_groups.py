@@ -10,7 +10,7 @@ from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.lease_stock import LeaseStock
 from app.database.gridfs.loop_client import LoopClient
 from app.database.gridfs.upload_steps import GroupedUpload, Step, Steps, UploadGroup
-from app.database.gridfs.writes import MediaWrites, is_path_conflict
+from app.database.gridfs.writes import MediaWrites, OccupiedPaths
 from app.storage.errors import StorageError
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Committed
@@ -19,16 +19,21 @@ from app.storage.workers import wait_until_done
 MAX_GROUP_BYTES = 2 << 20
 """Bytes of all files of a group, unless it has only one."""
 
+MAX_GROUP = 64
+"""Uploads of a group: the event loop prepares and compares all of them in one go."""
+
 
 def choose_group(waiting: Sequence[GroupedUpload]) -> list[GroupedUpload]:
     """Return the first upload and those that can be committed with it: of no equal or conflicting path."""
     group: list[GroupedUpload] = []
+    paths = OccupiedPaths()
     size = 0
     for upload in waiting:
         size += len(upload.data)
-        if group and size > MAX_GROUP_BYTES:
+        if group and (size > MAX_GROUP_BYTES or len(group) == MAX_GROUP):
             break
-        if not any(upload.key == other.key or is_path_conflict(upload.key, other.key) for other in group):
+        if not (paths.has(upload.key) or paths.conflicts_with(upload.key)):
+            paths.add(upload.key)
             group.append(upload)
     return group
 

@@ -52,8 +52,8 @@ from app.database.gridfs.lease_stock import LeasedId, LeaseStock
 from app.database.gridfs.writes import (
     LOOKUP_TIMEOUT_S,
     MediaWrites,
+    OccupiedPaths,
     files_in,
-    is_path_conflict,
     path_conflicts,
 )
 from app.http.dates import modification_date
@@ -183,8 +183,9 @@ class UploadGroup:
         if len(found) == most:  # there may be more conflicts
             return []
         planned = []
+        paths = OccupiedPaths(stored)
         for upload in self._uploads:
-            if not any(is_path_conflict(upload.key, other) for other in stored):
+            if not paths.conflicts_with(upload.key):
                 upload.old = stored.get(upload.key)
                 if self._expects(upload):
                     planned.append(upload)

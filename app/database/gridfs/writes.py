@@ -111,10 +111,32 @@ def files_in(folders: Mapping[tuple[str, str], Collection[str]]) -> list[RawDocu
     ]
 
 
-def is_path_conflict(one: Key, other: Key) -> bool:
-    """Return whether two files cannot both exist, because one is in the place of a folder of the other."""
-    first, second = sorted((one.path, other.path), key=len)
-    return one.library == other.library and second.startswith(f"{first}/")
+class OccupiedPaths:
+    """Paths of files. A look-up takes as long for many files as for one: hundreds of uploads may wait."""
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self._files: set[tuple[str, str]] = set()
+        self._folders: set[tuple[str, str]] = set()
+        for key in keys:
+            self.add(key)
+
+    def add(self, key: Key) -> None:
+        self._files.add((key.library, key.path))
+        self._folders.update(_folders_of(key))
+
+    def has(self, key: Key) -> bool:
+        """Return whether one of the files has this key."""
+        return (key.library, key.path) in self._files
+
+    def conflicts_with(self, key: Key) -> bool:
+        """Return whether the key cannot exist beside them: one would be a folder of the other."""
+        return (key.library, key.path) in self._folders or not self._files.isdisjoint(_folders_of(key))
+
+
+def _folders_of(key: Key) -> Iterator[tuple[str, str]]:
+    """Yield the library and the path of each folder above a file."""
+    names = key.path.split("/")
+    return ((key.library, "/".join(names[:depth])) for depth in range(1, len(names)))
 
 
 def _attempts() -> Iterator[int]:

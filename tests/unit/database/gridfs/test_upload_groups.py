@@ -14,9 +14,9 @@ from pymongo.errors import PyMongoError
 
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.bucket import CHUNK_SIZE
-from app.database.gridfs.upload_groups import MAX_GROUP_BYTES, choose_group
+from app.database.gridfs.upload_groups import MAX_GROUP, MAX_GROUP_BYTES, choose_group
 from app.database.gridfs.upload_steps import GroupedUpload
-from app.database.gridfs.writes import is_path_conflict, path_conflicts
+from app.database.gridfs.writes import OccupiedPaths, path_conflicts
 from app.storage.errors import (
     AlreadyExists,
     PathConflict,
@@ -133,9 +133,9 @@ def check_sound(grid: Grid) -> None:
     ],
 )
 def test_file_and_folder_of_one_path_conflict(one: str, other: str, conflict: bool) -> None:
-    assert is_path_conflict(key(one), key(other)) is conflict
-    assert is_path_conflict(key(other), key(one)) is conflict
-    assert not is_path_conflict(key(one), key(other, "library"))
+    assert OccupiedPaths([key(one)]).conflicts_with(key(other)) is conflict
+    assert OccupiedPaths([key(other)]).conflicts_with(key(one)) is conflict
+    assert not OccupiedPaths([key(one)]).conflicts_with(key(other, "library"))
 
 
 def test_filters_find_path_conflicts_of_all_keys(grid: Grid) -> None:
@@ -148,7 +148,7 @@ def test_filters_find_path_conflicts_of_all_keys(grid: Grid) -> None:
     candidates = ["a/1", "b", "b/c/2", "b0/3/4", "d/e", "d", "e", "x y", "x y/(z).*/5", "x y/(z).+", "b-"]
     for candidate in candidates:
         found = grid.database["media"].find({"$or": path_conflicts([key(candidate)])})
-        expected = {path for path in paths if is_path_conflict(key(candidate), key(path))}
+        expected = {path for path in paths if OccupiedPaths([key(path)]).conflicts_with(key(candidate))}
         assert {f"{each['folder']}/{each['filename']}".lstrip("/") for each in found} == expected, candidate
     assert grid.database["media"].count_documents({"$or": path_conflicts(map(key, candidates))}) == len(paths)
 
@@ -171,6 +171,11 @@ def test_group_is_bounded_in_bytes() -> None:
     uploads = [upload_of(str(number), half) for number in range(3)]
     assert choose_group(uploads) == uploads[:2]
     assert len(choose_group([upload_of("x", 2 * MAX_GROUP_BYTES), *uploads])) == 1
+
+
+def test_group_is_bounded_in_uploads() -> None:
+    uploads = [upload_of(str(number)) for number in range(2 * MAX_GROUP)]
+    assert choose_group(uploads) == uploads[:MAX_GROUP]
 
 
 def test_group_takes_as_many_commands_as_one_upload(commands: Commands, grid: Grid) -> None:
