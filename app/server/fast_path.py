@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
+from itertools import count
 from os import sendfile, write
 from time import monotonic
 from typing import Any, Protocol
 
 from app.metrics.request_counters import RequestCounters
 from app.server.exchange import Exchange, PartialResponse, RequestConnection, new_request_id
-from app.server.http1 import REQUEST_ID
+from app.server.http1 import REQUEST_ID, RequestHead
 from app.server.request_log import Request, RequestLog
 from app.server.zerocopy import BLOCK
 from app.storage.contract import ReopenableFile
@@ -32,6 +33,9 @@ MAX_KEPT_BYTES = 4 << 20
 OVERHEAD = 6 << 10
 """Bytes that an answer takes in memory besides the two heads: mostly the scope of its request."""
 
+FIELD_OVERHEAD = 128
+"""Bytes that each field of a request takes besides its text: many short ones fit into a head."""
+
 _RANGE = b"ange: bytes="
 _LINE_STARTS = (b"\r\nR", b"\r\nr")
 _MAX_RANGE = 40
@@ -40,6 +44,8 @@ _MAX_RANGE = 40
 # As exchange.request_id accepts it.
 _ID = re.compile(rb"\r\n[Xx]-[Rr]equest-[Ii][Dd]: ([A-Za-z0-9._:@/+=-]{1,128})\r\n")
 _DATE = re.compile(rb"\r\ndate: ([^\r]*)")
+
+_numbers = count(1)
 
 Divided = tuple[bytes, int, int, bytes]
 """The head of a request: the key of its answer; the first and the last byte of its range, -1 if absent; the
@@ -131,6 +137,11 @@ def template_of(head: bytes, values: Sequence[object], size: int | None) -> byte
         return None
 
 
+def weight_of(key: bytes, request: RequestHead, head: bytes) -> int:
+    """Return the bytes that an answer takes in memory; `key` is that of its request, `head` its own head."""
+    return len(key) + len(head) + OVERHEAD + FIELD_OVERHEAD * len(request.headers)
+
+
 class Validity(Protocol):
     """A condition of the application."""
 
@@ -146,8 +157,8 @@ class RepeatingConnection(RequestConnection, Protocol):
     """The descriptor of the socket."""
     requests: int
     """Requests that the client has sent."""
-    prepared_record: "tuple[Answer, str] | None"
-    """The answer that was last repeated here, and the first part of its log records."""
+    prepared_record: tuple[int, str]
+    """The number of the answer that was last repeated here, and the first part of its log records."""
 
     def resume_response(self, answer: "Answer", rest: Any, progress: PartialResponse) -> None:
         """Let an ASGI application send the rest of a response."""
@@ -163,6 +174,7 @@ class Answer:
         "is_direct",
         "is_range",
         "log",
+        "number",
         "request",
         "rest",
         "scope",
@@ -186,6 +198,8 @@ class Answer:
         counters: RequestCounters,
         log: RequestLog | None,
     ) -> None:
+        self.number = next(_numbers)
+        """Identifies the answer. A connection that referred to it would keep it in memory."""
         self.request = exchange.request
         self.scope = exchange.scope
         self.status = exchange.status
@@ -241,7 +255,7 @@ class FastPath:
         `head` is the head of the response, `permission` the one of the application.
         """
         key, first, last, client_id = divided
-        weight = len(key) + len(head) + OVERHEAD
+        weight = weight_of(key, exchange.request, head)
         date = _DATE.search(head)
         if len(key) > MAX_HEAD or len(head) > MAX_HEAD or date is None:
             return
@@ -351,11 +365,11 @@ def _log(
     client_id: bytes,
 ) -> None:
     """Log a response that was sent at once."""
-    line = connection.prepared_record
-    if line is None or line[0] is not answer:
-        scope = answer.scope_of(connection)
-        line = connection.prepared_record = answer, log.prepare(Request.of(scope, answer.status))
-    log.append(line[1], 0, sent, first_byte_s, client_id.decode() or new_request_id())
+    number, prepared = connection.prepared_record
+    if number != answer.number:
+        prepared = log.prepare(Request.of(answer.scope_of(connection), answer.status))
+        connection.prepared_record = answer.number, prepared
+    log.append(prepared, 0, sent, first_byte_s, client_id.decode() or new_request_id())
 
 
 async def _respond_with_nothing(scope: Any, receive: Any, send: Any) -> None:

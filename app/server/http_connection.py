@@ -100,7 +100,7 @@ class HttpConnection(asyncio.Protocol):
         """The transport has unsent data, more than its limit."""
         self._writable: asyncio.Event | None = None  # while `drain` waits
         self._fast_path: FastPath | None = None
-        self.prepared_record: tuple[Answer, str] | None = None
+        self.prepared_record = 0, ""
         self._step_timer = StepTimer()
         self._body_rate = BodyRate()
 

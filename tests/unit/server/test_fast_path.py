@@ -2,10 +2,12 @@
 
 import random
 import re
+import tracemalloc
 
 import pytest
 
-from app.server.fast_path import HeadDivider, divide, ends_of, template_of
+from app.server.fast_path import MAX_HEAD, HeadDivider, divide, ends_of, template_of, weight_of
+from app.server.http1 import RequestHead, RequestParser
 
 ENDS = ends_of("127.0.0.1", ("127.0.0.1", 8000))
 KEY = b"GET /files/a HTTP/1.1\r\nHost: a\r\nRange: bytes=\r\n\r\n"
@@ -166,3 +168,18 @@ def test_head_that_differs_otherwise_has_no_template(
     data: bytes, values: list[object], size: int | None
 ) -> None:
     assert template_of(data, values, size) is None
+
+
+@pytest.mark.parametrize("line", ["Range: bytes=0-5", "ab:c", "a:", "a: " + "b" * 500])
+def test_weight_of_answer_is_at_least_the_memory_of_its_request(line: str) -> None:
+    lines = [line] * ((MAX_HEAD - len(head())) // len(f"{line}\r\n"))
+    parser = RequestParser(1 << 20)
+    tracemalloc.start()
+    try:
+        request = parser.feed(head(*lines))[0]
+        parser.close()
+        memory, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(request, RequestHead)
+    assert memory <= weight_of(b"", request, b"")
