@@ -235,10 +235,9 @@ class Answer:
 class FastPath:
     """The kept answers of all connections of one process. Used from the event loop only."""
 
-    def __init__(self, max_bytes: int = MAX_KEPT_BYTES) -> None:
+    def __init__(self) -> None:
         self._answers: dict[bytes, Answer] = {}  # the oldest first
         self._bytes = 0
-        self._max_bytes = max_bytes
         self._date = b""
         self._date_until = 0.0
 
@@ -286,7 +285,7 @@ class FastPath:
             exchange, permission, template, weight, is_direct=is_direct, counters=counters, log=log
         )
         self._bytes += weight
-        while self._bytes > self._max_bytes or self._oldest().until <= now:
+        while self._bytes > MAX_KEPT_BYTES or self._oldest().until <= now:
             self._forget(next(iter(self._answers)))
 
     def _oldest(self) -> Answer:

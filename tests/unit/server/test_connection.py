@@ -111,7 +111,9 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(app: Any = None, *, sendfile: bool = False) -> AsyncIterator[Service]:
+async def serving(
+    app: Any = None, *, sendfile: bool = False, fast_path: bool = False
+) -> AsyncIterator[Service]:
     """Serve `app`, or the application of Service."""
     service = Service()
     limits = ClientLimits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
@@ -121,7 +123,7 @@ async def serving(app: Any = None, *, sendfile: bool = False) -> AsyncIterator[S
         limits=limits,
         connections=ConnectionLimits(per_peer=1, total=None, exempt=()),
         sendfile=sendfile,
-        fast_path=False,
+        fast_path=fast_path,
         log_requests=False,
         name_requests=False,
         interface="asgi3",
