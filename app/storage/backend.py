@@ -1,4 +1,7 @@
-"""The blocking Protocols that a database implements; threads, read-ahead and hashing are added above them."""
+"""The Protocols that a database implements; threads, read-ahead and hashing are added above them.
+
+All calls block, but for the few coroutines, which return None where a thread has to make the blocking call.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -108,7 +111,7 @@ class Writer(Protocol):
 
 
 class Backend(Protocol):
-    """The files of one database, as `contract.Storage` promises for each method. Blocking, thread-safe."""
+    """The files of one database, as `contract.Storage` promises for each method. Thread-safe."""
 
     def try_open(self, address: Address) -> Reader | None:
         """Open the file, or return None if that would block or fail. Never raises; for event loops."""

@@ -24,7 +24,7 @@ MAX_RETURNED = 6
 """Buffers that are kept for later replies, because the kernel clears new memory first."""
 
 _SCRATCH = memoryview(bytearray(64 << 10))
-"""Where bytes are received that nothing reads."""
+"""Memory for bytes that nothing reads."""
 
 
 class ReplyBuffers:

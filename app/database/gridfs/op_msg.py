@@ -27,7 +27,7 @@ _DOUBLE = struct.Struct("<d")
 _CURSOR = b"\x03cursor\0"
 
 _BODY = HEADER_SIZE + _SECTION.size
-"""Where the document of a message begins."""
+"""The offset of the document in a message."""
 
 
 class MalformedReply(Exception):
@@ -168,7 +168,7 @@ def _ends_well(body: mmap, position: int, cursor_end: int) -> bool:
 
 
 def _chunk_head(file: ObjectId, index: int, number: int, length: int) -> tuple[bytes, bytes]:
-    """Return what a chunk's document is to begin with, before and after the bytes of its own id."""
+    """Return the expected beginning of a chunk's document, before and after the bytes of its own id."""
     after = b"\x07files_id\0" + file.binary + b"\x10n\0" + _INT32.pack(number)
     after += b"\x05data\0" + _INT32.pack(length) + b"\0"
     size = 4 + 5 + 12 + len(after) + length + 1

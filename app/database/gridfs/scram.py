@@ -25,7 +25,7 @@ class ScramError(Exception):
 
 @dataclass(frozen=True)
 class Keys:
-    """What a password becomes with one salt: expensive to compute, and the same at every login."""
+    """Keys derived from a password and a salt: expensive to compute, and the same at every login."""
 
     client: bytes
     server: bytes
