@@ -92,16 +92,18 @@ class _Group:
         self.uploads = uploads
         self.has_begun = False
         self.placed: list[_Placed] = []
-        self._folders: dict[DiskPath, int] = {}
+        self._folders: dict[tuple[DiskPath, int], int] = {}
 
     def sync_later(self, path: DiskPath, folder: int) -> None:
         """Make the folder at the path durable in `sync`."""
-        if path not in self._folders:
-            self._folders[path] = os.dup(folder)
+        # Another program may have removed the folder that the upload before found there.
+        place = path, os.fstat(folder).st_ino
+        if place not in self._folders:
+            self._folders[place] = os.dup(folder)
 
     def sync(self) -> None:
         """Make the folders durable. The uploads into one that fails are undone; its error is theirs."""
-        for path, folder in self._folders.items():
+        for (path, _), folder in self._folders.items():
             try:
                 with map_os_errors():
                     os.fsync(folder)

@@ -3,12 +3,15 @@
 import errno
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -191,6 +194,31 @@ def test_folder_that_fails_fails_only_the_uploads_into_it(
     assert library.path(Key.at(SHARED, "bad/old.mp4")).read_bytes() == b"old"
     assert library.staging() == []
     assert library.store(b"new", Key.at(SHARED, "bad/new.mp4")).created
+
+
+def test_folder_that_another_program_removed_meanwhile_is_durable(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, link, fsync = library.root / "new", os.link, os.fsync
+    links = count(1)
+    synced: set[int] = set()
+
+    def remove_folder_once(source: str, target: str, **options: Any) -> None:
+        if next(links) == 2:
+            shutil.rmtree(folder)
+        link(source, target, **options)
+
+    def record(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "link", remove_folder_once)
+    monkeypatch.setattr(os, "fsync", record)
+    uploads: list[Upload] = [(f"new/{number}.mp4", b"%d" % number, Expect.ANY) for number in range(2)]
+    for result in store_together(library, *uploads):
+        assert result.result().created
+    assert len([*folder.iterdir()]) == 1
+    assert folder.stat().st_ino in synced
 
 
 def test_upload_of_which_the_disk_lost_a_part_fails_alone(
