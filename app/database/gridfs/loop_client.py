@@ -74,7 +74,8 @@ _OPTIONS = _TLS_OPTIONS | {
 """Options of a URL that these connections follow, or that do not concern them. With any other, such as
 compression or a load balancer, PyMongo alone talks to the server."""
 
-Address = tuple[str, int | None]
+ServerAddress = tuple[str, int | None]
+"""A host and a port; the path of a Unix socket without one."""
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +127,13 @@ class LoopClient:
         self._limit = min(MAX_CONNECTIONS, options.get("maxpoolsize") or MAX_CONNECTIONS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._places = asyncio.Semaphore(self._limit)
-        self._open: dict[LoopConnection, Address] = {}
+        self._open: dict[LoopConnection, ServerAddress] = {}
         self._idle: list[LoopConnection] = []  # the last one used is used next
         self._dropping: set[LoopConnection] = set()
         self._paused_until = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._described: TopologyDescription | None = None
-        self._primaries: list[Address] = []
+        self._primaries: list[ServerAddress] = []
         self.buffers = ReplyBuffers()
 
     def close(self) -> None:
@@ -213,7 +214,7 @@ class LoopClient:
             self._open, self._idle, self._dropping = {}, [], set()
             self._sweeper = None
 
-    def _current_primaries(self) -> list[Address]:
+    def _current_primaries(self) -> list[ServerAddress]:
         """Return the servers that accept writes, as PyMongo knows them; several only for routers (mongos)."""
         description = self._database.client.topology_description
         if description is not self._described:
