@@ -188,23 +188,20 @@ _CONFIG: dict[str, Any] = {
             "stream": "ext://sys.stderr",
             "filters": [without_repetitions, without_secrets],  # records of WebSockets contain URLs, too
         },
-        "stdout": {
-            "class": "app.logs.LineHandler",
-            "stream": "ext://sys.stdout",
-            "filters": [without_secrets],
-        },
     },
     "root": {"level": "WARNING", "handlers": ["stderr"]},
     "loggers": {
         "app": {"level": "INFO"},
         "uvicorn": {"level": "INFO"},
-        "uvicorn.access": {"level": "INFO", "handlers": ["stdout"], "propagate": False},
     },
 }
 
 
 def config(form: Format) -> dict[str, Any]:
-    """Return a dictionary for `logging.config.dictConfig`: requests to stdout, other records to stderr."""
+    """Return a dictionary for `logging.config.dictConfig`: all records to stderr.
+
+    The log of requests is no part of it: see `server.request_log`.
+    """
     handlers = {name: handler | {"formatter": form} for name, handler in _CONFIG["handlers"].items()}
     return _CONFIG | {"handlers": handlers}
 
