@@ -9,7 +9,7 @@ from typing import Any
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.lease_stock import LeaseStock
 from app.database.gridfs.loop_client import LoopClient
-from app.database.gridfs.upload_steps import GroupedUpload, Step, Steps, UploadGroup
+from app.database.gridfs.upload_steps import GroupedUpload, Step, Steps, UploadGroup, has_timed_out
 from app.database.gridfs.writes import MediaWrites, OccupiedPaths
 from app.storage.errors import StorageError
 from app.storage.ignored_names import IgnoredNames
@@ -21,6 +21,10 @@ MAX_GROUP_BYTES = 2 << 20
 
 MAX_GROUP = 64
 """Uploads of a group: the event loop prepares and compares all of them in one go."""
+
+MAX_SILENT_GROUPS = 2
+"""Groups in a row that the database does not answer, after which all waiting uploads fail. One may have lost
+its connection only."""
 
 
 def choose_group(waiting: Sequence[GroupedUpload]) -> list[GroupedUpload]:
@@ -107,6 +111,7 @@ class UploadGroups:
         return _result(upload)
 
     async def _commit_queue(self) -> None:
+        silent_groups = 0
         while self._queue:
             group = choose_group(list(self._queue))
             ended = [self._queue.pop(upload) for upload in group]
@@ -119,6 +124,17 @@ class UploadGroups:
             finally:
                 for future in ended:
                     future.set_result(None)
+            timeouts = [upload.error for upload in group if has_timed_out(upload.error)]
+            silent_groups = silent_groups + 1 if timeouts else 0
+            if silent_groups == MAX_SILENT_GROUPS:
+                self._fail_queue(timeouts[0])
+
+    def _fail_queue(self, error: BaseException | None) -> None:
+        """Fail all uploads that wait: those of one path would wait for the database one after another."""
+        queue, self._queue = self._queue, {}
+        _fail(list(queue), error)
+        for future in queue.values():
+            future.set_result(None)
 
     def _steps(self, group: Sequence[GroupedUpload]) -> Steps[None]:
         return UploadGroup(
@@ -159,7 +175,7 @@ def _resume(steps: Steps[None], result: Any = None, error: StorageError | None =
         return None
 
 
-def _fail(group: Sequence[GroupedUpload], error: BaseException) -> None:
+def _fail(group: Sequence[GroupedUpload], error: BaseException | None) -> None:
     for upload in group:
         if upload.committed is None and upload.error is None:
             upload.error = error

@@ -128,7 +128,7 @@ class UploadGroup:
             uploads = yield from self._plan()
             is_stored = bool(uploads) and (yield from self._store_files(uploads))
         except StorageError as error:
-            if _has_timed_out(error):
+            if has_timed_out(error):
                 raise
             is_stored = False
         if not is_stored:  # each tries again alone, and a sweep removes the remains
@@ -313,8 +313,10 @@ class UploadGroup:
             with self._database.operation(LOOKUP_TIMEOUT_S, fail_fast=False):
                 query = {"file": {"$in": [upload.file for upload in uploads]}}
                 return {found["file"] for found in self._database.media.find(query, {"file": True})}
-        except StorageError as failure:
-            raise error or failure from None
+        except StorageError:
+            if error is None:
+                raise
+            raise error from error.__cause__
 
     def _remove(self, uploads: list[GroupedUpload]) -> None:
         for upload in uploads:
@@ -437,6 +439,7 @@ def _term(reply: RawDocument) -> Any:
     return position.get("t") if isinstance(position, dict) else None
 
 
-def _has_timed_out(error: StorageError) -> bool:
-    cause = error.__cause__
+def has_timed_out(error: BaseException | None) -> bool:
+    """Return whether a step failed because the database did not answer in time."""
+    cause = None if error is None else error.__cause__
     return isinstance(cause, TimeoutError) or (isinstance(cause, PyMongoError) and cause.timeout)

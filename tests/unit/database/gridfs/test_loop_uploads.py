@@ -121,3 +121,16 @@ def test_upload_is_committed_although_its_client_leaves() -> None:
         assert grid.paths() == ["a"]
 
     run_with_library(scenario)
+
+
+def test_uploads_of_one_path_do_not_wait_one_after_another_for_silent_database() -> None:
+    async def scenario(grid: Grid, storage: ThreadedStorage) -> None:
+        await put(storage, "a")
+        silence = {"blockConnection": True, "blockTimeMS": 3500}
+        with mongo.fail_point(grid.database, "find", "media", {"times": 2}, **silence):
+            results = await try_all(*(put(storage, "a", f"{n}".encode()) for n in range(6)))
+        assert {type(each) for each in results} == {StorageUnavailable}
+        await put(storage, "a", b"last")
+        assert await read(storage, "a") == b"last"
+
+    run_with_library(scenario)
