@@ -136,8 +136,10 @@ def test_disconnected_clients_leave_no_descriptors_staged_files_or_warnings(
     time.sleep(0.2)  # until the server has closed that connection
     before, log_start = descriptors(server), len(server.log())
     run_clients(server, folder, moments, clients, reset)
-    assert until(lambda: descriptors(server) <= before), descriptors(server) - before
-    assert until(lambda: not beneath(server).leftovers())  # a hundred uploads are discarded at once
+    # The clients have left before the server has accepted all of them, stored what they sent, and removed it.
+    within = clients / 10
+    assert until(lambda: descriptors(server) <= before, within), descriptors(server) - before
+    assert until(lambda: not beneath(server).leftovers(), within)
     assert threads(server) <= MOST_THREADS
     log = server.log()[log_start:]
     assert "Traceback" not in log
