@@ -105,8 +105,8 @@ def test_list_of_absent_folder_waits_for_no_scan_unless_it_has_rows(library: Lib
         return None if found is None else [info.key.path for info in found.items]
 
     drop(library.root / "films" / "deep" / "one.mp4")
-    (library.root / "new").mkdir()
     scan(library)
+    (library.root / "new").mkdir()
     assert items("none") == items("films/none") == items("films/deep/one.mp4/none") == []
     assert items("new") is None, "a file may have been added"
     assert items(NFC) is None, "the disk may have it in another normalization"
