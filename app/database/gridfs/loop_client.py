@@ -33,6 +33,9 @@ IDLE_S = 60.0
 PAUSE_S = 5.0
 """Seconds after a failed connection or login until another is tried; PyMongo sends all queries meanwhile."""
 
+STALL_S = 0.5
+"""Seconds by which a timeout is late only if the event loop was blocked."""
+
 MAX_LOGIN_REPLY = 64 << 10
 """Bytes of a reply during the login."""
 
@@ -177,13 +180,16 @@ class LoopClient:
         await self._places.acquire()
         connection = None
         limited = [{**command, "maxTimeMS": int(TIMEOUT_S * 1000)} for command in commands]
+        deadline = asyncio.timeout(TIMEOUT_S)
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with deadline:
                 connection = self._take_idle() or await self._connect()
                 return None if connection is None else await connection.ask_all(limited, max_size)
         except TimeoutError as error:
             if connection is not None:
                 connection.abort()
+            if _was_blocked(deadline):
+                return None
             self._database.mark_unreachable()
             raise StorageUnavailable(NO_REPLY) from error
         except (OSError, MalformedReply):  # OSError: the connection was lost
@@ -245,8 +251,9 @@ class LoopClient:
         connection = LoopConnection(self.buffers, self._ended)
         self._open[connection] = address
         name = host if self._tls else None
+        deadline = asyncio.timeout(self._connect_timeout_s)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with deadline:
                 if port is None:
                     await self._loop.create_unix_connection(
                         lambda: connection, host, ssl=self._tls, server_hostname=name
@@ -259,6 +266,8 @@ class LoopClient:
         except BaseException as error:
             connection.abort()
             self._open.pop(connection, None)
+            if isinstance(error, TimeoutError) and _was_blocked(deadline):
+                return None
             if isinstance(error, OSError | MalformedReply | scram.ScramError) and not isinstance(
                 error, TimeoutError
             ):
@@ -309,6 +318,12 @@ class LoopClient:
     def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().abort()
+
+
+def _was_blocked(deadline: asyncio.Timeout) -> bool:
+    """Return whether the event loop was blocked when the deadline passed: the reply may be in time."""
+    when = deadline.when()
+    return deadline.expired() and when is not None and asyncio.get_running_loop().time() > when + STALL_S
 
 
 class Login:

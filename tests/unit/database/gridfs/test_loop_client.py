@@ -357,6 +357,24 @@ def test_read_that_is_cancelled_releases_memory_and_connection() -> None:
         asyncio.run(scenario(proxy, url))
 
 
+def test_reply_is_not_late_because_the_event_loop_was_blocked() -> None:
+    async def scenario() -> None:
+        async with library(str(mongo.gridfs()["mongodb_url"])) as (storage, backend):
+            loop = asyncio.get_running_loop()
+            clock, blocked_s = loop.time, 0
+            loop.time = lambda: clock() + blocked_s  # type: ignore[method-assign]
+            for turns in range(40):  # before, during and after the login, and each query
+                reading = asyncio.create_task(read(storage, 0, 1000))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                blocked_s += 100
+                assert await reading == DATA[:1000]
+                if turns % 2:
+                    backend.client._close_idle()
+
+    asyncio.run(scenario())
+
+
 def test_connections_are_bounded_and_closed_at_the_end() -> None:
     async def scenario(database: Database[Any], url: str) -> None:
         before = connections(database)
