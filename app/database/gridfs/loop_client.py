@@ -33,8 +33,9 @@ IDLE_S = 60.0
 PAUSE_S = 5.0
 """Seconds after a failed connection or login until another is tried; PyMongo sends all queries meanwhile."""
 
-STALL_S = 0.5
-"""Seconds by which a timeout is late only if the event loop was blocked."""
+STALL_S = 1.0
+"""Seconds by which a timeout is late only if the event loop was blocked. Less could be a crowd of requests to
+a silent server, which must fail soon instead of being repeated."""
 
 MAX_LOGIN_REPLY = 64 << 10
 """Bytes of a reply during the login."""
