@@ -1,5 +1,6 @@
 """Fixtures that all tests share: settings for each backend, and one server over each."""
 
+import gc
 import re
 from collections.abc import Iterator
 from itertools import count
@@ -38,6 +39,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if _ON_OTHERS.search(item.nodeid)]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if not _ON_OTHERS.search(item.nodeid)]
+
+
+def pytest_collection_finish() -> None:
+    """Collect less often: a full collection would pass over half a million objects of pytest each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
