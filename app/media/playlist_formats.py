@@ -22,7 +22,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
+class PlaylistEntry:
     url: str
     """Absolute and percent-encoded: players interpret only ASCII alike."""
     title: str
@@ -37,7 +37,7 @@ class Format:
     content_type: str
     head: Callable[[str], str]
     """Takes the title of the playlist."""
-    track: Callable[[Track], str]
+    track: Callable[[PlaylistEntry], str]
     tail: str
 
 
@@ -47,7 +47,7 @@ def is_playable(content_type: str) -> bool:
     return kind.startswith(("audio/", "video/")) and kind not in _PLAYLIST_TYPES
 
 
-def _m3u_track(track: Track) -> str:
+def _m3u_track(track: PlaylistEntry) -> str:
     return f"#EXTINF:-1,{track.title}\n{track.url}\n"  # -1: unknown duration
 
 
@@ -60,7 +60,7 @@ def _xspf_head(title: str) -> str:
     )
 
 
-def _xspf_track(track: Track) -> str:
+def _xspf_track(track: PlaylistEntry) -> str:
     return f"<track><location>{_xml(track.url)}</location><title>{_xml(track.title)}</title></track>\n"
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from app.accounts.links import LinkKind
 from app.accounts.principals import Principal
 from app.http.content_disposition import content_disposition
-from app.media.playlist_formats import M3U, XSPF, Format, Track
+from app.media.playlist_formats import M3U, XSPF, Format, PlaylistEntry
 from app.media.segments import SegmentFilter
 from app.resources.dependencies import PrincipalDep, Services, ServicesDep, base_url, file_url
 from app.resources.errors import problems
@@ -110,7 +110,7 @@ async def _pieces(
     address: Callable[[Key], str],
 ) -> AsyncIterator[str]:
     def tracks(infos: list[FileInfo]) -> str:
-        return "".join(format.track(Track(address(info.key), info.key.filename)) for info in infos)
+        return "".join(format.track(PlaylistEntry(address(info.key), info.key.filename)) for info in infos)
 
     yield format.head(title)
     async for page in pages:

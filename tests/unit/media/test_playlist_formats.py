@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from app.media.playlist_formats import M3U, XSPF, Format, Track, is_playable
+from app.media.playlist_formats import M3U, XSPF, Format, PlaylistEntry, is_playable
 
 XSPF_NAMES = {"": "http://xspf.org/ns/0/"}
 
@@ -36,7 +36,7 @@ TITLES = [
 
 
 def playlist_of(kind: Format, *titles: str, name: str = "films") -> str:
-    tracks = (Track(f"http://localhost:8000/files/{quote(title)}", title) for title in titles)
+    tracks = (PlaylistEntry(f"http://localhost:8000/files/{quote(title)}", title) for title in titles)
     return kind.head(name) + "".join(map(kind.track, tracks)) + kind.tail
 
 
@@ -101,7 +101,7 @@ def test_xspf_preserves_every_folder_name(title: str) -> None:
 
 @pytest.mark.parametrize("bad", ["\ufffe", "\uffff", "\x00", "\x0b", "\x1f", "\ud800"])
 def test_xspf_replaces_characters_illegal_in_xml_in_titles_only(bad: str) -> None:
-    track = Track("http://localhost/files/odd%EF%BF%BE.mp4", f"odd{bad}.mp4")
+    track = PlaylistEntry("http://localhost/files/odd%EF%BF%BE.mp4", f"odd{bad}.mp4")
     name, tracks = parse_xspf(XSPF.head(f"a{bad}b") + XSPF.track(track) + XSPF.tail)
     assert name == "a\ufffdb"
     assert tracks == [(track.url, "odd\ufffd.mp4")]
