@@ -10,7 +10,7 @@ import pytest
 
 APP = Path(__file__).parents[2] / "app"
 
-MAX_MODULES = 171
+MAX_MODULES = 198
 MIN_LINES = 80
 """A shorter module with a single importer belongs to that importer."""
 MAX_FUNCTION_LINES = 60
