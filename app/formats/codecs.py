@@ -5,6 +5,7 @@ Pure.
 
 from app.formats import aac, av1, h264, hevc, vp9
 from app.formats.errors import Malformed
+from app.formats.nal_units import ParameterSets, split_lengths
 from app.formats.samples import Codec, Track
 from app.formats.sound_frames import (
     OPUS_RATE,
@@ -103,6 +104,48 @@ def mp3_track(number: int, frame: bytes, language: str = "und") -> Track:
     return Track(
         number, Codec.MP3, header.rate, b"", rate=header.rate, channels=header.channels, language=language
     )
+
+
+def is_described(track: Track) -> bool:
+    """Return whether the configuration of a track suffices to decode it; else a key frame contains it.
+
+    So it is with the sample entries avc3 and hev1, and where a program wrote its head before its first frame.
+    Raises Malformed.
+    """
+    match track.codec:
+        case Codec.H264 if track.configuration:
+            avc = h264.parse_configuration(track.configuration)
+            return bool(avc.sequence_sets and avc.picture_sets)
+        case Codec.HEVC if track.configuration:
+            return hevc.parse_configuration(track.configuration).sets.keys() >= hevc.PARAMETER_SETS
+        case Codec.AV1:
+            return len(track.configuration) > 4
+        case Codec.H264 | Codec.HEVC:
+            return False
+        case _:
+            return True
+
+
+def described_by(track: Track, sample: bytes) -> Track:
+    """Return a track with the configuration that is in its first key frame. Raises Malformed."""
+    if track.codec is Codec.AV1:
+        return av1_track(track.id, track.timescale, sample, track.language)
+    known = ParameterSets(track.codec)
+    for unit in split_lengths(sample, 4):
+        known.add_if_set(unit)
+    if not known.is_complete:
+        raise Malformed(f"The {track.codec} track has no parameter sets.")
+    return known.track(track.id, track.timescale, track.language)
+
+
+def av1_track(number: int, timescale: int, sample: bytes, language: str = "und") -> Track:
+    """Return the track that a key frame of AV1 describes. Raises Malformed."""
+    obu = av1.sequence_header_of(sample)
+    if obu is None:
+        raise Malformed("A key frame of AV1 contains no sequence header.")
+    header = av1.parse_sequence_header(obu)
+    configuration = av1.configuration(obu)
+    return Track(number, Codec.AV1, timescale, configuration, header.width, header.height, language=language)
 
 
 def vp9_track(number: int, timescale: int, frame: bytes, language: str = "und") -> Track:

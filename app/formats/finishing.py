@@ -196,4 +196,5 @@ def _recorded(track: _Track) -> RecordedTrack:
     end = track.start + track.table.end
     composition = track.composition if track.table.sizes else None
     is_video = track.descriptions[0].codec.is_video
-    return RecordedTrack(track.id, is_video, track.timescale, composition, end, track.last)
+    step = max(end - track.last, 1)
+    return RecordedTrack(track.id, is_video, track.timescale, composition, end, track.last, step)

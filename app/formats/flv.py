@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from app.formats import av1
 from app.formats.bits import Backlog, ByteReader
 from app.formats.codecs import (
+    av1_track,
     frame_samples,
     mp3_track,
     picture_size,
@@ -161,13 +161,7 @@ class FlvTags:
             if found != track:
                 self._configure(VIDEO, found)
         elif packet.is_key and packet.codec is Codec.AV1 and track is None:
-            obu = av1.sequence_header_of(packet.data)
-            if obu is not None:
-                header = av1.parse_sequence_header(obu)
-                configuration = av1.configuration(obu)
-                self._configure(
-                    VIDEO, Track(VIDEO, Codec.AV1, TIMESCALE, configuration, header.width, header.height)
-                )
+            self._configure(VIDEO, av1_track(VIDEO, TIMESCALE, packet.data))
         self._gate.add(Sample(VIDEO, time, time + packet.composition, 0, packet.is_key, packet.data))
 
     def _sound(self, packet: _Packet, time: int) -> None:
@@ -269,7 +263,7 @@ class FlvParser:
             self._backlog.keep(buffer[at:], needed)
         return self._tags.take() if self._tags else []
 
-    def close(self) -> list[Event]:
+    def close(self, *, is_torn: bool = False) -> list[Event]:
         """Return the last events. Raises Malformed."""
         if self._tags is None:
             raise Malformed("The FLV stream ends within its header.")

@@ -19,7 +19,7 @@ from app.formats.codecs import media_type
 from app.formats.errors import Malformed
 from app.formats.movie import MovieTrack, movie
 from app.formats.movie_fragments import NewRun, decode_times, movie_fragment
-from app.formats.samples import MAX_SAMPLE, Event, Track, Tracks
+from app.formats.samples import MAX_HELD, MAX_SAMPLE, Event, Track, Tracks
 from app.formats.timeline import Placed, RecordedTrack, Timeline
 
 MAX_CONFIGURATIONS = 64
@@ -196,7 +196,7 @@ class FragmentWriter:
         """Return whether the open fragment ends before the sample."""
         assert self._start is not None
         elapsed_s = sample.dts / queue.track.timescale - self._start
-        if self._bytes >= MAX_SAMPLE:
+        if self._bytes >= MAX_SAMPLE or len(queue.samples) >= MAX_HELD:
             return True
         if queue is not self._lead:
             return elapsed_s > self._fragment_s + MAX_WAIT_S

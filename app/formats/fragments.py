@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from app.formats import nal_units
 from app.formats.bits import ByteReader
 from app.formats.boxes import Box, find_box, read_boxes, read_header, require_box
+from app.formats.codecs import described_by, is_described
 from app.formats.errors import Malformed, UnsupportedFormat
 from app.formats.movie_fragments import NON_SYNC, Defaults, TrackFragment, parse_movie_fragment
 from app.formats.sample_entries import parse_sample_entry
-from app.formats.samples import MAX_SAMPLE, Codec, Event, Sample, Track, TrackGate, rescale
+from app.formats.samples import MAX_SAMPLE, Event, Sample, Track, TrackGate, rescale
 
 MAX_MOVIE = 1 << 20
 """Bytes of `moov`, and of `moof`."""
@@ -39,7 +39,7 @@ class _Input:
     following: int = 0
     """The decoding time of the next fragment, if that does not contain one."""
     is_complete: bool = True
-    """Whether the configuration contains the parameter sets; else they are in the samples."""
+    """Whether the configuration suffices; else the samples contain it."""
 
 
 class _Pending(NamedTuple):
@@ -72,7 +72,7 @@ class FragmentParser:
             pass
         return self._gate.take()
 
-    def close(self) -> list[Event]:
+    def close(self, *, is_torn: bool = False) -> list[Event]:
         """Return the last events. Raises Malformed, UnsupportedFormat."""
         if not self._inputs:
             raise Malformed("The MP4 ends before its movie box.")
@@ -147,7 +147,7 @@ class FragmentParser:
         if not one.is_complete:
             if not sample.is_key:
                 return
-            one.track = nal_units.complete(one.track, sample.data)
+            one.track = described_by(one.track, sample.data)
             one.is_complete = True
             self._gate.configure(one.track)
         self._gate.add(sample)
@@ -235,8 +235,8 @@ def _parse_trak(data: bytes, trak: Box, movie_timescale: int) -> _Input | None:
     if entry is None:
         raise Malformed("A track of the MP4 has no sample description.")
     track = parse_sample_entry(data, entry, number, timescale, language)
-    is_complete = track.codec not in {Codec.H264, Codec.HEVC} or nal_units.is_complete(track)
-    return _Input(track, _edit_shift(data, trak, timescale, movie_timescale), is_complete=is_complete)
+    shift = _edit_shift(data, trak, timescale, movie_timescale)
+    return _Input(track, shift, is_complete=is_described(track))
 
 
 def _edit_shift(data: bytes, trak: Box, timescale: int, movie_timescale: int) -> int:

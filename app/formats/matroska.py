@@ -7,9 +7,9 @@ know them, and the elements of both have different ids.
 from bisect import insort
 from dataclasses import dataclass, field
 
-from app.formats import av1
 from app.formats.bits import Backlog
 from app.formats.codecs import (
+    av1_track,
     frame_samples,
     mp3_track,
     picture_size,
@@ -165,7 +165,7 @@ class MatroskaParser:
             self._backlog.keep(buffer[at:], self._needed)
         return self._gate.take()
 
-    def close(self) -> list[Event]:
+    def close(self, *, is_torn: bool = False) -> list[Event]:
         """Return the last events. Raises Malformed, UnsupportedFormat."""
         if not self._inputs:
             raise Malformed("The Matroska stream ends before its tracks.")
@@ -371,11 +371,4 @@ def _from_key_frame(one: _Input, frame: bytes) -> Track | None:
     """Return the track as a key frame describes it; None if its CodecPrivate does. Raises Malformed."""
     if one.codec is Codec.VP9:
         return vp9_track(one.number, TIMESCALE, frame, one.language)
-    obu = None if one.private else av1.sequence_header_of(frame)
-    if obu is None:
-        return None
-    header = av1.parse_sequence_header(obu)
-    configuration = av1.configuration(obu)
-    return Track(
-        one.number, Codec.AV1, TIMESCALE, configuration, header.width, header.height, language=one.language
-    )
+    return None if one.private else av1_track(one.number, TIMESCALE, frame, one.language)

@@ -61,6 +61,12 @@ class ParameterSets:
         self.sets[key] = unit
         return True
 
+    def add_if_set(self, unit: bytes) -> None:
+        """Store the unit if it is a parameter set."""
+        rules = _RULES[self.codec]
+        if rules.unit_type(unit) in rules.PARAMETER_SETS:
+            self.add(rules.unit_type(unit), unit)
+
     def track(self, number: int, timescale: int, language: str = "und") -> Track:
         """Return the track that the sets describe, with sizes as they are displayed. Raises Malformed."""
         by_kind: dict[int, list[bytes]] = {}
@@ -75,29 +81,6 @@ class ParameterSets:
             picture = hevc.parse_sps(by_kind[hevc.SPS][0])
             width, height = picture.width, picture.height
         return Track(number, self.codec, timescale, configuration, width, height, language=language)
-
-
-def is_complete(track: Track) -> bool:
-    """Return whether the configuration of an H.264 or HEVC track contains its parameter sets.
-
-    Raises Malformed.
-    """
-    if track.codec is Codec.H264:
-        avc = h264.parse_configuration(track.configuration)
-        return bool(avc.sequence_sets and avc.picture_sets)
-    return hevc.parse_configuration(track.configuration).sets.keys() >= hevc.PARAMETER_SETS
-
-
-def complete(track: Track, sample: bytes) -> Track:
-    """Return the track with the parameter sets of its first key frame. Raises Malformed."""
-    rules = _RULES[track.codec]
-    known = ParameterSets(track.codec)
-    for unit in split_lengths(sample, 4):
-        if rules.unit_type(unit) in rules.PARAMETER_SETS:
-            known.add(rules.unit_type(unit), unit)
-    if not known.is_complete:
-        raise Malformed(f"The {track.codec} track has no parameter sets.")
-    return known.track(track.id, track.timescale, track.language)
 
 
 @dataclass

@@ -22,8 +22,11 @@ class Parser(Protocol):
     def feed(self, data: bytes) -> list[Event]:
         """Return the events of the next bytes. Raises Malformed, UnsupportedFormat."""
 
-    def close(self) -> list[Event]:
-        """Return the last events. Raises Malformed, UnsupportedFormat."""
+    def close(self, *, is_torn: bool = False) -> list[Event]:
+        """Return the last events. Raises Malformed, UnsupportedFormat.
+
+        `is_torn` states that the stream broke off: a picture that may lack its end is dropped.
+        """
 
 
 _MP4_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx"})

@@ -16,6 +16,9 @@ MAX_SAMPLE = 8 << 20
 MAX_TRACKS = 8
 """Tracks of one stream."""
 
+MAX_HELD = 10_000
+"""Samples that wait in memory: small ones would take more of it than their bytes."""
+
 MAX_WITHOUT_KEY = 64 << 20
 """Bytes of pictures that are dropped while no key frame arrives."""
 
@@ -98,6 +101,8 @@ class TrackGate:
         self._held_bytes = 0
         self._dropped_bytes = 0
         self._is_open = False
+        self._is_changed = False
+        """Whether the tracks differ from those of the last event."""
         self._events: list[Event] = []
 
     def expect(self, tracks: frozenset[int]) -> None:
@@ -106,32 +111,37 @@ class TrackGate:
             raise UnsupportedFormat(f"The stream contains more than {MAX_TRACKS} tracks. Send fewer.")
         self._expected = tracks
         gone = [track for track in self._tracks if track not in tracks]
+        if gone:
+            self._release()
         for track in gone:
             del self._tracks[track]
             self._has_key.discard(track)
-        if gone and self._tracks:
-            self._announce()
+            self._is_changed = True
 
     def configure(self, track: Track) -> None:
         """Add a track, or replace its configuration."""
         if self._tracks.get(track.id) == track:
             return
+        if track.id in self._tracks:
+            self._release()
         self._tracks[track.id] = track
+        self._is_changed = True
         if track.codec.is_video:
             self._has_key.discard(track.id)
-        self._announce()
 
     def add(self, sample: Sample) -> None:
         """Emit a sample of a configured track, or hold it. Raises Malformed, UnsupportedFormat."""
         track = self._tracks.get(sample.track)
-        if track is None or (not sample.data):
+        if track is None or not sample.data:
             return
         if len(sample.data) > MAX_SAMPLE:
             raise Malformed(f"A frame is larger than {MAX_SAMPLE >> 20} MiB.")
         if sample.track not in self._has_key and not self._admit(track, sample):
             return
+        if not self._is_open and self._expected <= self._tracks.keys():
+            self._open()
         if self._is_open:
-            self._events.append(sample)
+            self._emit(sample)
             return
         self._held.append(sample)
         self._held_bytes += len(sample.data)
@@ -140,16 +150,18 @@ class TrackGate:
 
     def take(self) -> list[Event]:
         """Return the events so far, each once."""
-        if not self._is_open and self._tracks and self._expected <= self._tracks.keys():
-            self._open()
         events, self._events = self._events, []
         return events
 
     def close(self) -> list[Event]:
         """Return the last events: the wait for further tracks is over."""
-        if not self._is_open and self._held:
-            self._open()
+        self._release()
         return self.take()
+
+    def _release(self) -> None:
+        """Emit the samples that are held, before the tracks change."""
+        if self._held:
+            self._open()
 
     def _admit(self, track: Track, sample: Sample) -> bool:
         """Return whether decoding can begin at the sample."""
@@ -166,19 +178,21 @@ class TrackGate:
     def _is_late(self, track: Track, sample: Sample) -> bool:
         first = next(one for one in self._held if one.track == sample.track)
         waited = abs(sample.dts - first.dts)
-        return waited > self._max_wait_s * track.timescale or self._held_bytes > self._max_bytes
+        is_long = waited > self._max_wait_s * track.timescale
+        return is_long or self._held_bytes > self._max_bytes or len(self._held) > MAX_HELD
 
     def _open(self) -> None:
         self._is_open = True
-        self._announce()
-        self._events += self._held
+        for sample in self._held:
+            self._emit(sample)
         self._held, self._held_bytes = [], 0
 
-    def _announce(self) -> None:
-        if self._is_open:
-            if self._events and isinstance(self._events[-1], Tracks):
-                self._events.pop()
+    def _emit(self, sample: Sample) -> None:
+        # Tracks are announced with the next sample only: pieces of the input must not decide how often.
+        if self._is_changed:
+            self._is_changed = False
             self._events.append(Tracks(tuple(self._tracks.values())))
+        self._events.append(sample)
 
 
 class SampleGrid:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from app.formats.errors import Malformed
-from app.formats.samples import MAX_SAMPLE, Sample, Track, rescale
+from app.formats.samples import MAX_HELD, MAX_SAMPLE, Sample, Track, rescale
 
 MAX_GAP_S = 10
 """Seconds that a stream may lack; a longer step forward is a jump."""
@@ -39,6 +39,8 @@ class RecordedTrack:
     """Where its last sample ends; 0 before the first one."""
     last: int = -1
     """The decoding time of its last sample."""
+    step: int = 1
+    """Ticks between its last samples: the duration of one whose own is not known."""
 
 
 class Placed(NamedTuple):
@@ -133,7 +135,8 @@ class Timeline:
                 return [self._placed(one, sample)]
             self._is_waiting = True
         elif self._held and not self._is_near_held(sample):
-            if one.last is not None and self._continues(one, sample):  # a track that has not jumped yet
+            has_jumped = sample.track in self._held_tracks or one.last is None
+            if not has_jumped and self._continues(one, sample):
                 return [self._placed(one, sample)]
             placed = self.flush()
             return [*placed, *self.place(sample)]
@@ -167,7 +170,9 @@ class Timeline:
         self._held_tracks.add(sample.track)
 
     def _is_ready(self, sample: Sample) -> bool:
-        if len(self._held_tracks) == len(self._inputs) or self._held_bytes > MAX_SAMPLE:
+        if len(self._held_tracks) == len(self._inputs):
+            return True
+        if self._held_bytes > MAX_SAMPLE or len(self._held) > MAX_HELD:
             return True
         return any(
             abs(self._seconds(sample) - self._seconds(one)) > MAX_HELD_S
@@ -225,6 +230,8 @@ class Timeline:
             pts = dts
         dts, pts = dts + shift, pts + shift
         dts = max(dts, recorded.last + 1)
+        if recorded.last >= 0 and dts - recorded.last <= recorded.timescale:
+            recorded.step = dts - recorded.last
         recorded.last = dts
-        recorded.end = dts + max(duration, 1)
+        recorded.end = dts + (duration or recorded.step)
         return Placed(recorded, dts, pts - dts, duration, sample.is_key, False, sample.data)

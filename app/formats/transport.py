@@ -100,10 +100,11 @@ class TransportParser:
         self._rest = buffer[at:]
         return self._gate.take()
 
-    def close(self) -> list[Event]:
+    def close(self, *, is_torn: bool = False) -> list[Event]:
         """Return the last events. Raises Malformed, UnsupportedFormat."""
         for one in self._streams.values():
-            self._flush(one)
+            if not is_torn:  # the length of the last picture is not known
+                self._flush(one)
         if not self._streams:
             raise Malformed("The MPEG-TS stream contains no program.")
         return self._gate.close()
