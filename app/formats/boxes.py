@@ -1,9 +1,12 @@
 """Boxes of ISO BMFF (ISO/IEC 14496-12 §4.2): bounded reading of hostile bytes, and writing. Pure."""
 
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from app.formats.errors import Malformed
+
+_HEADER = struct.Struct(">I4s")
 
 MAX_HEADER = 16
 """Bytes of the largest header, with a size of 64 bits."""
@@ -31,7 +34,8 @@ def read_header(data: bytes, at: int = 0) -> Box | None:
     left = len(data) - at
     if left < 8:
         return None
-    size, kind, header = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
+    size, kind = _HEADER.unpack_from(data, at)
+    header = 8
     if size == 1:
         if left < MAX_HEADER:
             return None

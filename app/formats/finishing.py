@@ -3,7 +3,7 @@
 A recording whose writer died is read up to its last whole fragment.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ class Recording:
     sequence: int = 0
     """Number of the last fragment."""
     stop: int = 0
-    """Where the last whole fragment ends."""
+    """Where the last whole fragment ends: a writer that continues the recording cuts it there."""
     duration_s: float = 0.0
     movie: bytes = b""
     """The `moov` of the whole, to append; empty if the recording contains no fragment."""
@@ -179,11 +179,19 @@ def _add(track: _Track, fragment: TrackFragment, at: int) -> None:
         table.extend_last(time - track.start - table.end)
     for run in fragment.runs:
         if run.sizes:
-            keys = [not flags & NON_SYNC for flags in run.flags]
+            keys = _keys(run.flags)
             table.add_chunk(
                 at + run.offset, track.description, run.sizes, run.durations, run.compositions, keys
             )
             track.last = track.start + table.end - run.durations[-1]
+
+
+def _keys(flags: Sequence[int]) -> list[bool]:
+    """Return which samples are key frames; usually all of them, the first one, or none."""
+    following = not flags[-1] & NON_SYNC
+    if flags.count(flags[-1]) == len(flags) - (flags[0] != flags[-1]):
+        return [not flags[0] & NON_SYNC, *[following] * (len(flags) - 1)]
+    return [not one & NON_SYNC for one in flags]
 
 
 def _movie_track(track: _Track) -> MovieTrack:

@@ -63,62 +63,81 @@ def parse_movie_fragment(data: bytes, defaults: Mapping[int, Defaults]) -> list[
     found = []
     left = MAX_SAMPLES
     following: int | None = None  # where the data of the previous track fragment end
-    for traf in read_boxes(data, moof.body, moof.stop):
-        if traf.kind == b"traf":
-            fragment, following = _track_fragment(data, traf, defaults, following)
-            left -= sum(len(run.sizes) for run in fragment.runs)
-            if left < 0:
-                raise Malformed("A movie fragment contains too many samples.")
-            if fragment.track in defaults:
-                found.append(fragment)
+    try:
+        for traf in read_boxes(data, moof.body, moof.stop):
+            if traf.kind == b"traf":
+                fragment, following = _track_fragment(data, traf, defaults, following)
+                left -= sum(len(run.sizes) for run in fragment.runs)
+                if left < 0:
+                    raise Malformed("A movie fragment contains too many samples.")
+                if fragment.track in defaults:
+                    found.append(fragment)
+    except struct.error as error:
+        raise Malformed("A box of a movie fragment is shorter than its fields.") from error
     return found
 
 
 def _track_fragment(
     data: bytes, traf: Box, defaults: Mapping[int, Defaults], following: int | None
 ) -> tuple[TrackFragment, int]:
-    """Return a track fragment, and where its data end."""
-    header = require_box(data, traf, b"tfhd")
-    reader = ByteReader(data, header.body, header.stop)
-    flags = reader.unsigned(4) & 0xFFFFFF
-    track = reader.unsigned(4)
-    base = reader.unsigned(8) if flags & _BASE_OFFSET else None
-    own = defaults.get(track, Defaults())
-    own = Defaults(
-        reader.unsigned(4) if flags & _DESCRIPTION else own.description,
-        reader.unsigned(4) if flags & _DURATION else own.duration,
-        reader.unsigned(4) if flags & _SIZE else own.size,
-        reader.unsigned(4) if flags & _FLAGS else own.flags,
-    )
+    """Return a track fragment, and where its data end. Raises struct.error if a box is too short."""
+    children = list(read_boxes(data, traf.body, traf.stop))
+    header = next((child for child in children if child.kind == b"tfhd"), None)
+    if header is None:
+        raise Malformed("A track fragment has no header.")
+    track, base, own, is_based = _fragment_header(data, header, defaults)
     # Without a base, offsets count from the end of the previous track fragment's data (§8.8.7.1).
-    offset = 0 if base is not None or flags & _BASE_IS_MOOF or following is None else following
+    offset = 0 if is_based or following is None else following
     start = offset
     decode_time = None
     runs = []
-    for child in read_boxes(data, traf.body, traf.stop):
+    for child in children:
         if child.kind == b"tfdt":
-            time = ByteReader(data, child.body, child.stop)
-            decode_time = time.unsigned(8 if time.unsigned(4) >> 24 else 4)
+            (decode_time,) = struct.unpack_from(">Q" if data[child.body] else ">I", data, child.body + 4)
         elif child.kind == b"trun":
-            run = _run(ByteReader(data, child.body, child.stop), own, start, offset)
+            run = _run(data[child.body : child.stop], own, start, offset)
             runs.append(run)
             offset = run.offset + sum(run.sizes)
     return TrackFragment(track, base, decode_time, own.description, tuple(runs)), offset
 
 
-def _run(reader: ByteReader, defaults: Defaults, start: int, following: int) -> Run:
-    head = reader.unsigned(4)
-    version, flags = head >> 24, head & 0xFFFFFF
-    count = reader.unsigned(4)
-    offset = start + reader.signed(4) if flags & _OFFSET else following
-    first_flags = reader.unsigned(4) if flags & _FIRST_FLAGS else None
-    present = [bit for bit in (_DURATIONS, _SIZES, _SAMPLE_FLAGS, _COMPOSITIONS) if flags & bit]
+def _fragment_header(
+    data: bytes, header: Box, defaults: Mapping[int, Defaults]
+) -> tuple[int, int | None, Defaults, bool]:
+    """Return track, base, the values of its samples, and whether their offsets have a base of their own."""
+    flags, track = struct.unpack_from(">II", data, header.body)
+    at = header.body + 8
+    base = None
+    if flags & _BASE_OFFSET:
+        (base,) = struct.unpack_from(">Q", data, at)
+        at += 8
+    values = list(defaults.get(track, Defaults()))
+    for index, bit in enumerate((_DESCRIPTION, _DURATION, _SIZE, _FLAGS)):
+        if flags & bit:
+            (values[index],) = struct.unpack_from(">I", data, at)
+            at += 4
+    return track, base, Defaults(*values), base is not None or flags & _BASE_IS_MOOF != 0
+
+
+def _run(data: bytes, defaults: Defaults, start: int, following: int) -> Run:
+    """Return the samples of the content of `trun`. Raises struct.error if it is too short."""
+    head, count = struct.unpack_from(">II", data)
     if count > MAX_SAMPLES:
         raise Malformed("A movie fragment contains too many samples.")
-    values = struct.unpack(f">{count * len(present)}I", reader.take(4 * count * len(present)))
+    at = 8
+    offset = following
+    if head & _OFFSET:
+        offset = start + struct.unpack_from(">i", data, at)[0]
+        at += 4
+    first_flags = None
+    if head & _FIRST_FLAGS:
+        (first_flags,) = struct.unpack_from(">I", data, at)
+        at += 4
+    present = [bit for bit in (_DURATIONS, _SIZES, _SAMPLE_FLAGS, _COMPOSITIONS) if head & bit]
+    values = struct.unpack_from(f">{count * len(present)}I", data, at)
     columns = {bit: values[index :: len(present)] for index, bit in enumerate(present)}
     compositions = columns.get(_COMPOSITIONS) or (0,) * count
-    if version:
+    if head >> 24 and count and max(compositions) >> 31:
         compositions = tuple(value - (1 << 32) if value >> 31 else value for value in compositions)
     sample_flags = columns.get(_SAMPLE_FLAGS)
     if sample_flags is None:

@@ -24,6 +24,8 @@ MAX_HELD_S = 1
 """Seconds of samples to hold at the beginning of an epoch, for tracks that have not arrived."""
 
 _MAX_TIME = 1 << 62
+_MAX_COMPOSITION = 1 << 30
+"""Ticks that a fragment can contain in 32 bits with a sign."""
 
 
 @dataclass
@@ -226,7 +228,7 @@ class Timeline:
         dts, pts, duration = sample.dts, sample.pts, sample.duration
         if scale != recorded.timescale:
             dts, pts, duration = (rescale(time, scale, recorded.timescale) for time in (dts, pts, duration))
-        if abs(pts - dts) > MAX_GAP_S * recorded.timescale:  # a damaged time
+        if abs(pts - dts) > min(MAX_GAP_S * recorded.timescale, _MAX_COMPOSITION):  # a damaged time
             pts = dts
         dts, pts = dts + shift, pts + shift
         dts = max(dts, recorded.last + 1)

@@ -164,6 +164,18 @@ def test_recording_is_parsed_like_its_input() -> None:
     assert first[2].pts == 0
 
 
+def test_second_camera_keeps_its_key_frames() -> None:
+    """Fragments are cut at key frames of the first pictures only."""
+    second = replace(VIDEO, id=258)
+    events: list[Event] = [Tracks((VIDEO, second))]
+    for index in range(50):
+        events.append(Sample(256, index * FRAME, index * FRAME, 0, index % 25 == 0, b"a%d" % index))
+        events.append(Sample(258, index * FRAME, index * FRAME, 0, index in {0, 13, 30}, b"b%d" % index))
+    samples = stored(finished(recording_of(events)))
+    assert [one.data for one in samples if one.track == 2 and one.is_key] == [b"b0", b"b13", b"b30"]
+    assert [one.data for one in samples if one.track == 1 and one.is_key] == [b"a0", b"a25"]
+
+
 def test_edit_list_hides_the_reordering() -> None:
     whole = finished(recording_of(list(stream(2, reorder=2))))
     samples = [sample for sample in stored(whole) if sample.track == 1]
