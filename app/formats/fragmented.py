@@ -127,8 +127,6 @@ class FragmentWriter:
         self._sequence = sequence
         self._queues: dict[int, _Queue] = {}
         self._lead: _Queue | None = None
-        self._start: float | None = None
-        """Seconds at which the open fragment begins."""
         self._bytes = 0
         self._is_discontinuous = False
         self._tracks = tracks
@@ -184,24 +182,21 @@ class FragmentWriter:
             if sample.is_first:
                 written += self._cut(is_last=True)
                 self._is_discontinuous = self._sequence > 0
-            elif self._start is not None and self._is_full(queue, sample):
+            elif self._is_full(queue, sample):
                 written += self._cut(next_dts=sample.dts if queue is self._lead else None)
             queue.samples.append(sample)
             self._bytes += len(sample.data)
-            if self._start is None:
-                self._start = sample.dts / queue.track.timescale
         return written
 
     def _is_full(self, queue: _Queue, sample: Placed) -> bool:
         """Return whether the open fragment ends before the sample."""
-        assert self._start is not None
-        elapsed_s = sample.dts / queue.track.timescale - self._start
         if self._bytes >= MAX_SAMPLE or len(queue.samples) >= MAX_HELD:
             return True
-        if queue is not self._lead:
-            return elapsed_s > self._fragment_s + MAX_WAIT_S
         if not queue.samples:
             return False
+        if queue is not self._lead:
+            waited = sample.dts - queue.samples[0].dts
+            return waited > (self._fragment_s + MAX_WAIT_S) * queue.track.timescale
         if sample.is_key and queue.track.is_video:
             return True
         duration = sample.duration or sample.dts - queue.samples[-1].dts
@@ -223,14 +218,6 @@ class FragmentWriter:
                 data += queue.take_data()
                 if queue is self._lead or lead is None:
                     lead = run
-        self._start = min(
-            (
-                queue.samples[0].dts / queue.track.timescale
-                for queue in self._queues.values()
-                if queue.samples
-            ),
-            default=None,
-        )
         self._bytes = sum(len(one.data) for queue in self._queues.values() for one in queue.samples)
         if lead is None:
             return []
@@ -245,7 +232,7 @@ class FragmentWriter:
                 b"".join([moof, *data]),
                 lead.decode_time / timescale,
                 sum(lead.durations) / timescale,
-                lead.keys[0],
+                lead.keys[0] and (self._lead is None or lead.track == self._lead.track.id),
                 self._is_discontinuous,
             )
         )
