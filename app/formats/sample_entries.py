@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from app.formats import aac
+from app.formats import aac, vp9
 from app.formats.bits import ByteReader
 from app.formats.boxes import Box, box, find_box, full_box, read_boxes
 from app.formats.codecs import picture_size, sound_track
@@ -116,6 +116,8 @@ def _visual(data: bytes, entry: Box, reader: ByteReader, track: Track) -> Track:
     reader.take(_VISUAL - 20)
     configuration = _configuration(data, entry, reader.position, track.codec)
     width, height = picture_size(track.codec, configuration) or (width, height)
+    if track.codec is Codec.VP9:
+        configuration = vp9.with_level(configuration, width, height)
     return replace(track, configuration=configuration, width=width, height=height)
 
 

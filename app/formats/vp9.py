@@ -74,10 +74,21 @@ def parse_key_frame(frame: bytes) -> KeyFrame:
 
 def configuration(frame: KeyFrame) -> bytes:
     """Return the content of vpcC, with its version and flags."""
-    level = next((level for size, level in _LEVELS if frame.width * frame.height <= size), 62)
+    level = _level(frame.width, frame.height)
     colors = bytes([2, 2, _MATRIX.get(frame.color_space, 2)])
     formats = frame.depth << 4 | frame.chroma << 1 | frame.is_full_range
     return b"\x01\x00\x00\x00" + bytes([frame.profile, level, formats]) + colors + b"\x00\x00"
+
+
+def _level(width: int, height: int) -> int:
+    return next((level for size, level in _LEVELS if width * height <= size), 62)
+
+
+def with_level(configuration: bytes, width: int, height: int) -> bytes:
+    """Return the content of vpcC with a level: Chromium's recorder writes 0, which no player accepts."""
+    if len(configuration) < 12 or configuration[5]:
+        return configuration
+    return configuration[:5] + bytes([_level(width, height)]) + configuration[6:]
 
 
 def codec_string(data: bytes) -> str:

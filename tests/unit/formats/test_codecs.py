@@ -86,6 +86,8 @@ def test_vp9_key_frame_is_described() -> None:
     found = vp9.parse_key_frame(frame)
     assert (found.width, found.height, found.depth) == (128, 72, 8)
     assert vp9.codec_string(vp9.configuration(found)) == "vp09.00.10.08"
+    assert vp9.with_level(bytes.fromhex("010000000000820202020000"), 640, 360)[5] == 21
+    assert vp9.with_level(bytes.fromhex("010000000032820202020000"), 640, 360)[5] == 50
     assert vp9.is_key(frame)
     assert not vp9.is_key(b"\x86" + bytes(8))
 
