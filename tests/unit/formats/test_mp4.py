@@ -11,7 +11,7 @@ from app.formats.movie_fragments import Defaults, NewRun, movie_fragment, parse_
 from app.formats.recognition import ENOUGH, recognise
 from app.formats.samples import Sample
 from app.formats.transport import TransportParser
-from tests.support.films import film, parsed
+from tests.support.films import film, parsed, recorded
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,22 @@ def test_fragment_of_countless_samples_is_malformed() -> None:
 
 def test_samples_that_overlap_are_malformed() -> None:
     """They would multiply the bytes that arrive."""
-    data = film("H.264 and AAC in fragmented MP4")
-    at = data.index(b"trun")
-    damaged = data[: at + 12] + (8).to_bytes(4, "big") + data[at + 16 :]
-    with pytest.raises(Malformed, match=r"overlap|outside"):
-        parsed(damaged)
+    recording = recorded(film("H.264 and AAC in fragmented MP4"))
+    head = recording[: recording.index(b"moof") - 4]
+    fragment = movie_fragment(1, [RUN._replace(track=1), RUN._replace(track=2)])
+    first = fragment.index(b"trun") + 12
+    second = fragment.index(b"trun", first) + 12
+    FragmentParser().feed(head + fragment + bytes(120))
+    damaged = fragment[:second] + fragment[first : first + 4] + fragment[second + 4 :]
+    with pytest.raises(Malformed, match="overlap"):
+        FragmentParser().feed(head + damaged + bytes(120))
+
+
+def test_sample_outside_of_its_data_is_malformed() -> None:
+    recording = recorded(film("H.264 and AAC in fragmented MP4"))
+    first = recording.index(b"trun") + 12
+    with pytest.raises(Malformed, match="outside"):
+        parsed(recording[:first] + (8).to_bytes(4, "big") + recording[first + 4 :])
 
 
 @pytest.mark.parametrize("index_first", [False, True])
