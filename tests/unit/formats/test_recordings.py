@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.formats.boxes import Box, find_box, read_boxes, require_box
-from app.formats.errors import Malformed
+from app.formats.errors import Malformed, UnsupportedFormat
 from app.formats.finishing import header_patch, read_recording
 from app.formats.fragmented import HEAD, Fragment, FragmentWriter, Initialization, TimeShift
 from app.formats.fragments import FragmentParser
@@ -469,6 +469,37 @@ def test_gate_begins_with_a_key_frame() -> None:
     gate.add(Sample(256, 0, 0, 0, False, b"lost"))
     gate.add(Sample(256, 1, 1, 0, True, b"key"))
     assert gate.take() == [Tracks((VIDEO,)), Sample(256, 1, 1, 0, True, b"key")]
+
+
+def test_gate_refuses_a_stream_without_key_frames() -> None:
+    gate = TrackGate()
+    gate.configure(VIDEO)
+    with pytest.raises(UnsupportedFormat, match="no key frame"):
+        for _ in range(9):
+            gate.add(Sample(256, 0, 0, 0, False, bytes(8 << 20)))
+    with pytest.raises(Malformed, match="larger than 8 MiB"):
+        gate.add(Sample(256, 0, 0, 0, True, bytes((8 << 20) + 1)))
+
+
+def test_gate_emits_held_samples_with_their_own_tracks() -> None:
+    gate = TrackGate()
+    gate.expect(frozenset({256, 257}))
+    gate.configure(VIDEO)
+    first, second = Sample(256, 0, 0, 0, True, b"first"), Sample(256, 1, 1, 0, True, b"second")
+    gate.add(first)
+    other = replace(VIDEO, configuration=OTHER_AVC)
+    gate.configure(other)
+    gate.add(second)
+    assert gate.take() == [Tracks((VIDEO,)), first, Tracks((other,)), second]
+
+
+def test_gate_holds_a_bounded_number_of_samples() -> None:
+    gate = TrackGate()
+    gate.expect(frozenset({256, 257}))
+    gate.configure(VIDEO)
+    for _ in range(10_001):
+        gate.add(Sample(256, 0, 0, 0, True, b"."))
+    assert len(gate.take()) == 10_002
 
 
 @pytest.mark.parametrize("timescale", [1000, 90_000])

@@ -201,3 +201,62 @@ def test_configuration_that_changes_begins_with_new_tracks() -> None:
     assert sizes == [(128, 72), (64, 48)]
     following = events[events.index(tracks[1]) + 1 :]
     assert next(one for one in samples(following) if one.duration == 0).is_key
+
+
+def test_sound_that_the_program_no_longer_contains_ends() -> None:
+    packets = transport_packets(film(NAME))
+    half = len(packets) // 2
+    pictures_only = section(0x1000, 2, b"\xe1\x00\xf0\x00\x1b\xe1\x00\xf0\x00")
+    later = [packet for packet in packets[half:] if packet[1] & 0x1F != 0x10]
+    events = parse(b"".join([*packets[:half], pictures_only, *later]))
+    kinds = [
+        [track.codec.is_video for track in event.tracks] for event in events if isinstance(event, Tracks)
+    ]
+    assert sorted(kinds[0]) == [False, True]
+    assert kinds[1:] == [[True]]
+    last = max(index for index, event in enumerate(events) if isinstance(event, Tracks))
+    assert {one.duration for one in samples(events[last:])} == {0}
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        (b"\x7f\xe0\x03\x08ab", [b"\x08ab"]),
+        (b"\x7f\xe0\x02\x08a\x7f\xe0\x02\x08b", [b"\x08a", b"\x08b"]),
+        (b"\x7f\xf0\x02\x01\x38\x08a", [b"\x08a"]),  # trimmed at its beginning
+        (b"\x7f\xe4\x02\x01\xff\x08a", [b"\x08a"]),  # with an extension of its header
+        (b"\x7f\xe0\xff\x01\x08" + b"x" * 255, [b"\x08" + b"x" * 255]),
+        (b"\x00\x00\x03\x08ab", []),
+        (b"\x7f\xe0\x09\x08a", [b"\x08a"]),
+        (b"\x7f", []),
+    ],
+)
+def test_opus_packets_have_control_headers(unit: bytes, expected: list[bytes]) -> None:
+    parser = TransportParser()
+    parser.feed(program((0x06, b"\x05\x04Opus\x7f\x02\x80\x02")) * 2)
+    pes = (
+        b"\x00\x00\x01\xbd" + (8 + len(unit)).to_bytes(2, "big") + b"\x80\x80\x05\x21\x00\x01\x00\x01" + unit
+    )
+    packets = []
+    for index, start in enumerate(range(0, len(pes), 184)):
+        payload = pes[start : start + 184]
+        head = b"G" + bytes([0x41 if index == 0 else 0x01, 0x00])
+        if len(payload) == 184:
+            packets.append(head + bytes([0x10 | index]) + payload)
+        else:
+            length = 183 - len(payload)
+            stuffing = b"\x00" + b"\xff" * (length - 1) if length else b""
+            packets.append(head + bytes([0x30 | index, length]) + stuffing + payload)
+    events = [*parser.feed(b"".join(packets) + section(0, 0, b"\x00\x01\xf0\x00") * 2), *parser.close()]
+    assert [one.data for one in samples(events)] == expected
+
+
+@pytest.mark.parametrize("extension", [b"", b"\x7f\x02\x80\x09", b"\x7f\x02\x81\x02"])
+def test_opus_of_unknown_channels_is_refused(extension: bytes) -> None:
+    with pytest.raises((Malformed, UnsupportedFormat)):
+        parse(program((0x06, b"\x05\x04Opus" + extension)) * 2)
+
+
+def test_too_many_tracks_are_refused() -> None:
+    with pytest.raises(UnsupportedFormat, match="more than 8 tracks"):
+        parse(program(*[(0x0F, b"")] * 9) * 2)
