@@ -10,7 +10,7 @@ from typing import NamedTuple
 from app.formats.bits import ByteReader
 from app.formats.boxes import MAX_HEADER, Box, find_box, read_boxes, read_header, require_box
 from app.formats.errors import Malformed
-from app.formats.fragmented import HEAD, RESERVED
+from app.formats.fragmented import HEAD, MAX_CONFIGURATIONS, RESERVED
 from app.formats.movie import MovieTrack, SampleTable, movie
 from app.formats.movie_fragments import NON_SYNC, Defaults, TrackFragment, parse_movie_fragment
 from app.formats.sample_entries import parse_sample_entry
@@ -25,8 +25,6 @@ MAX_HEAD = 8 << 20
 
 _READ = 4096
 """Bytes to read at once: the head of a usual fragment, with the header of its `mdat`."""
-
-_MAX_DESCRIPTIONS = 64
 
 
 @dataclass
@@ -152,7 +150,7 @@ def _use_movie(data: bytes, tracks: dict[int, _Track]) -> tuple[Track, ...]:
         if not known.table.sizes:
             known.composition = _composition(data, trak)
         if described not in known.descriptions:
-            if len(known.descriptions) >= _MAX_DESCRIPTIONS:
+            if len(known.descriptions) >= MAX_CONFIGURATIONS:
                 raise Malformed("The configuration of the recording changes too often.")
             known.descriptions.append(described)
         known.description = known.descriptions.index(described) + 1

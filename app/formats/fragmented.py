@@ -22,8 +22,8 @@ from app.formats.movie_fragments import NewRun, decode_times, movie_fragment
 from app.formats.samples import MAX_HELD, MAX_SAMPLE, Event, Track, Tracks
 from app.formats.timeline import Placed, RecordedTrack, Timeline
 
-MAX_CONFIGURATIONS = 64
-"""Changes of configuration in one recording."""
+MAX_CONFIGURATIONS = 1000
+"""Changes of configuration in one recording: a shared window changes its size."""
 
 MAX_WAIT_S = 1.0
 """Seconds of the other tracks after which a fragment ends, though its leading track has stopped."""

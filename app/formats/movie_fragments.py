@@ -15,8 +15,8 @@ KEY_FLAGS = 0x0200_0000
 """Flags of a sample that depends on no other one."""
 DEPENDENT_FLAGS = 0x0100_0000 | NON_SYNC
 
-MAX_SAMPLES = 100_000
-"""Samples of one fragment."""
+MAX_SAMPLES = 20_000
+"""Samples of one fragment: parsing more of them at once would occupy the event loop."""
 
 _BASE_OFFSET, _DESCRIPTION, _DURATION, _SIZE, _FLAGS, _BASE_IS_MOOF = 1, 2, 8, 0x10, 0x20, 0x2_0000
 _OFFSET, _FIRST_FLAGS, _DURATIONS, _SIZES, _SAMPLE_FLAGS, _COMPOSITIONS = 1, 4, 0x100, 0x200, 0x400, 0x800

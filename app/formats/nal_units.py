@@ -8,13 +8,18 @@ from app.formats import h264, hevc
 from app.formats.errors import Malformed
 from app.formats.samples import Codec, Track
 
+MAX_UNITS = 4096
+"""NAL units of one access unit: each costs more memory than its bytes."""
+
 _MAX_PARAMETER_SETS = 64
 _MAX_PARAMETER_SET = 4096
 _START_CODE = b"\x00\x00\x01"
 
 
 def split_annex_b(data: bytes) -> list[bytes]:
-    """Return the NAL units between start codes, without trailing zeros (H.264 Annex B)."""
+    """Return the NAL units between start codes, without trailing zeros (H.264 Annex B). Raises Malformed."""
+    if data.count(_START_CODE) > MAX_UNITS:
+        raise Malformed("A picture consists of too many NAL units.")
     # A NAL unit never ends with a zero byte: zeros before a start code belong to the start code.
     return [unit for piece in data.split(_START_CODE)[1:] if (unit := piece.rstrip(b"\x00"))]
 

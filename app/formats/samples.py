@@ -16,8 +16,8 @@ MAX_SAMPLE = 8 << 20
 MAX_TRACKS = 8
 """Tracks of one stream."""
 
-MAX_HELD = 10_000
-"""Samples that wait in memory: small ones would take more of it than their bytes."""
+MAX_HELD = 2000
+"""Samples that wait in memory, of one track: small ones would take more of it than their bytes."""
 
 MAX_WITHOUT_KEY = 64 << 20
 """Bytes of pictures that are dropped while no key frame arrives."""

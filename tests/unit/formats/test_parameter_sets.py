@@ -209,6 +209,11 @@ def test_countless_parameter_sets_are_malformed() -> None:
         units.convert([b"\x68" + bytes([255]) * 5000])
 
 
+def test_countless_units_are_malformed() -> None:
+    with pytest.raises(Malformed, match="too many NAL units"):
+        split_annex_b(b"\x00\x00\x01\x41" * 5000)
+
+
 def test_recovery_point_begins_decoding() -> None:
     recovery, other = b"\x06\x06\x01\xc4\x80", b"\x06\x05\xff\x01" + bytes(256) + b"\x80"
     intra = b"\x41" + packed(ue(0), ue(7), ue(0))

@@ -19,9 +19,9 @@ from app.formats.fragmented import HEAD, Fragment, FragmentWriter, Initializatio
 from app.formats.fragments import FragmentParser
 from app.formats.movie import MovieTrack, SampleTable, movie
 from app.formats.movie_fragments import decode_times
-from app.formats.samples import Codec, Event, Sample, SampleGrid, Track, TrackGate, Tracks, rescale
+from app.formats.samples import MAX_HELD, Codec, Event, Sample, SampleGrid, Track, TrackGate, Tracks, rescale
 from app.formats.timeline import Timeline
-from tests.support.films import decoded, film, finished, parsed, read, recorded, written
+from tests.support.films import decoded, film, finished, make_film, parsed, read, recorded, written
 
 AVC = bytes.fromhex("0142c00bffe100176742c00bda0b13b021000003000100000300320f142aa001000468ce0fc8")
 OTHER_AVC = bytes.fromhex(
@@ -351,6 +351,13 @@ def test_two_films_of_different_codecs_become_one() -> None:
     assert {one.description for one in samples} == {1, 2}
 
 
+def test_film_that_changes_its_size_plays() -> None:
+    options = "-s 64x48 -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 15 -c:a aac -f mpegts"
+    films = film("H.264 and AAC in MPEG-TS"), make_film(44_100, options)
+    found = decoded(finished(recording_of(*map(parsed, films))), "-autoscale", "0")
+    assert found["video"] == [frame for one in films for frame in decoded(one)["video"]]
+
+
 def test_another_process_continues_the_recording() -> None:
     """As after `kill -9`: the last fragment is torn."""
     torn = recording_of(list(stream(2, reorder=1)))[:-30]
@@ -371,8 +378,8 @@ def test_another_process_continues_the_recording() -> None:
 def test_configuration_that_changes_too_often_is_malformed() -> None:
     writer = FragmentWriter()
     with pytest.raises(Malformed, match="changes too often"):
-        for index in range(200):
-            for event in stream(0.1, index, tracks=Tracks((replace(VIDEO, width=16 + index), SOUND))):
+        for index in range(1100):
+            for event in stream(0.04, index, tracks=Tracks((replace(VIDEO, width=16 + index), SOUND))):
                 writer.add(event)
 
 
@@ -497,9 +504,9 @@ def test_gate_holds_a_bounded_number_of_samples() -> None:
     gate = TrackGate()
     gate.expect(frozenset({256, 257}))
     gate.configure(VIDEO)
-    for _ in range(10_001):
+    for _ in range(MAX_HELD + 1):
         gate.add(Sample(256, 0, 0, 0, True, b"."))
-    assert len(gate.take()) == 10_002
+    assert len(gate.take()) == MAX_HELD + 2
 
 
 @pytest.mark.parametrize("timescale", [1000, 90_000])
