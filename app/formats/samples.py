@@ -117,6 +117,8 @@ class TrackGate:
             del self._tracks[track]
             self._has_key.discard(track)
             self._is_changed = True
+        if not self._tracks:  # all of them are new: wait for them together
+            self._is_open = False
 
     def configure(self, track: Track) -> None:
         """Add a track, or replace its configuration."""

@@ -23,8 +23,8 @@ _MAX_GARBAGE = 1 << 20
 """Bytes to search for packets before the input is refused."""
 _MAX_PACKET_RUN = 512
 _MAX_SECTION = 4096
-_MAX_TABLES = 64
-"""Different program tables of one stream."""
+_MAX_TABLES = 1000
+"""Changes of the program tables of one stream."""
 
 _PAT, _PMT = 0, 2
 _CLOCK_BITS = 33
@@ -86,10 +86,10 @@ class TransportParser:
         self._rest = b""
         self._is_synced = False
         self._garbage = 0
-        self._pmt: int | None = None
         self._sections: dict[int, _Section] = {_PAT: _Section()}
-        self._table = b""
-        self._tables = 0
+        self._tables: dict[int, bytes] = {}
+        """The tables in use, by PID."""
+        self._changes = 0
         self._streams: dict[int, _PacketStream] = {}
         self._clock: int | None = None
 
@@ -267,24 +267,31 @@ class TransportParser:
             self._use_table(pid, bytes(section.data[:size]))
 
     def _use_table(self, pid: int, table: bytes) -> None:
-        if len(table) < 12 or not table[5] & 1:  # not in force yet
+        """Use a table that is in force, and intact, unless it is the one in use."""
+        kind = 0 if pid == _PAT else _PMT
+        if len(table) < 12 or table[0] != kind or not table[5] & 1:
             return
-        if pid == _PAT and table[0] == 0 and self._pmt is None and _is_intact(table):
-            for at in range(8, len(table) - 7, 4):
-                program, found = (
-                    int.from_bytes(table[at : at + 2], "big"),
-                    int.from_bytes(table[at + 2 : at + 4], "big"),
-                )
-                if program:
-                    self._pmt = found & 0x1FFF
-                    self._sections[self._pmt] = _Section()
-                    return
-        elif pid == self._pmt and table[0] == _PMT and table != self._table and _is_intact(table):
-            self._table = table
-            self._tables += 1
-            if self._tables > _MAX_TABLES:
-                raise Malformed("The program of the MPEG-TS stream changes too often.")
+        if table == self._tables.get(pid) or not _is_intact(table):
+            return
+        self._changes += 1
+        if self._changes > _MAX_TABLES:
+            raise Malformed("The program of the MPEG-TS stream changes too often.")
+        self._tables[pid] = table
+        if pid == _PAT:
+            self._use_association(table)
+        else:
             self._use_program(table)
+
+    def _use_association(self, table: bytes) -> None:
+        """Read the first program of a program association table (§2.4.4.3)."""
+        for at in range(8, len(table) - 7, 4):
+            program, found = struct.unpack_from(">HH", table, at)
+            pid = found & 0x1FFF
+            if program and pid:
+                if pid not in self._sections:
+                    self._sections = {_PAT: self._sections[_PAT], pid: _Section()}
+                    self._tables = {_PAT: table}
+                return
 
     def _use_program(self, table: bytes) -> None:
         """Use the elementary streams of a program map table (§2.4.4.9)."""

@@ -260,3 +260,13 @@ def test_opus_of_unknown_channels_is_refused(extension: bytes) -> None:
 def test_too_many_tracks_are_refused() -> None:
     with pytest.raises(UnsupportedFormat, match="more than 8 tracks"):
         parse(program(*[(0x0F, b"")] * 9) * 2)
+
+
+def test_program_that_moves_to_other_packets_goes_on() -> None:
+    """As where two files of different programs are sent one after another."""
+    options = "-c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 15 -c:a aac -f mpegts"
+    other = make_film(44_100, f"{options} -mpegts_pmt_start_pid 0x300 -mpegts_start_pid 0x400")
+    events = parse(film(NAME) + other)
+    assert len(samples(events)) == len(samples(parse(film(NAME)))) + len(samples(parse(other)))
+    tracks = [{track.id for track in event.tracks} for event in events if isinstance(event, Tracks)]
+    assert tracks == [{0x100, 0x101}, {0x400, 0x401}]
