@@ -61,7 +61,8 @@ def tags_of(events: list[Event]) -> FlvTags:
 def test_enhanced_rtmp_has_every_frame(name: str) -> None:
     tags = tags_of(parsed(film(name)))
     whole = finished(b"".join(one.data for one in written([*tags.take(), *tags.close()])))
-    assert decoded(whole, "-an")["video"] == decoded(film(name), "-an")["video"]
+    options = ["-c:a", "copy"] if "WebM" in name else []
+    assert decoded(whole, "-an")["video"] == decoded(film(name), *options)["video"]
 
 
 def configured() -> FlvTags:

@@ -282,7 +282,7 @@ def test_every_prefix_of_a_recording_finishes() -> None:
     recording = recording_of(list(stream(2, reorder=1)), list(stream(1, name="b", tracks=changed())))
     whole = stored(finished(recording))
     seen = 0
-    for size in [*range(0, len(recording), 211), *range(len(recording) - 40, len(recording) + 1)]:
+    for size in [*range(0, len(recording), 307), *range(len(recording) - 40, len(recording) + 1)]:
         prefix = recording[:size]
         found = read(prefix)
         assert found.stop <= size
