@@ -142,7 +142,6 @@ def kill_interrupts(server: Server, library: str, count: int) -> bool:
     return bool(remaining)
 
 
-@on_disk_and_gridfs
 def test_deletion_resumes_after_kill(own_server: AccountServer) -> None:
     own_server.new_user("admin@example.org")
     stayer = own_server.new_user()
@@ -161,7 +160,6 @@ def test_deletion_resumes_after_kill(own_server: AccountServer) -> None:
     assert stayer.content("film.mp4") == b"stays"
 
 
-@on_disk_and_gridfs
 def test_kept_files_move_to_another_account_despite_kill(own_server: AccountServer) -> None:
     """They never overwrite a file, may exceed the quota, and include hidden files."""
     own_server.new_user("admin@example.org")
